@@ -1,0 +1,572 @@
+"""The contract between host and cell: the one module both sides import (standard library and msgspec only).
+
+The host writes `spec.json` (a `CellSpec`); the runner leaves `events.jsonl` (one `CellEvent` a line),
+`predictions.parquet`, and either `result.json` (a `Result`) or `failure.json` (a `Failure`).
+Types are frozen, carry a `schema_version` where they are files, and refuse unknown fields.
+Units stand in the names: `_s` seconds, `_ms` milliseconds, `_bytes`, `_mb` (2**20 bytes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+Method = Literal["lora", "qlora", "full", "frozen", "none"]
+Device = Literal["cpu", "cuda", "mps"]
+Phase = Literal["load", "tokenize", "train", "score", "time", "export"]
+Split = Literal["train", "validation", "test"]
+ModelKind = Literal["hub", "path", "package", "scratch", "baseline"]
+SourceKind = Literal["file", "hub", "kaggle", "embedded"]
+FailureKind = Literal[
+    "configuration",  # the spec asks for something that cannot be
+    "data",  # the dataset cannot be read or used
+    "model",  # the model's files are missing, broken or refused
+    "environment",  # a package, the network, a device or a permission is missing
+    "out_of_memory",
+    "disk_full",
+    "nan_loss",
+    "killed",  # ended from outside, by a signal
+    "timeout",
+    "no_result",  # the process ended well but left no result
+    "code",  # a fault of the runner itself
+]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+PHASES: tuple[Phase, ...] = get_args(Phase)
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What every type of the contract has in common: frozen and strict (`kw_only` is not inherited, so each says it)."""
+
+
+# --- models -----------------------------------------------------------------------------------
+
+
+class LoraSpec(Base, kw_only=True):
+    """LoRA settings. `target_modules` None: the defaults of the architecture."""
+
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    target_modules: tuple[str, ...] | None = None
+
+
+class ScratchSpec(Base, kw_only=True):
+    """A BERT-type encoder initialised at random; its WordPiece vocabulary is learnt from the training split."""
+
+    hidden_size: int = 128
+    layers: int = 2
+    heads: int = 2
+    intermediate_size: int = 512
+    vocab_size: int = 8000
+
+
+class PackageSpec(Base, kw_only=True):
+    """Where an installed Python package carries a model: `folder` inside the import package `module`."""
+
+    module: str
+    folder: str = "."
+
+
+class ModelSpec(Base, kw_only=True):
+    """One model. Unresolved (as configuration gives it) `folder` is None and `weights_sha256` holds what is
+    expected, if anything; resolved, `folder` is where the files lie and the digests are those found there."""
+
+    alias: str
+    kind: ModelKind
+    name: str  # hub id, folder, distribution, or the baseline's name
+    revision: str | None = None
+    folder: str | None = None
+    weights_sha256: dict[str, str] = {}  # file name -> sha256
+    package: PackageSpec | None = None
+    scratch: ScratchSpec | None = None
+    architecture: str | None = None  # "encoder-only", "decoder-only", ...: as shown to the user
+    parameters: int | None = None
+    trust_remote_code: bool = False
+
+
+# --- datasets ---------------------------------------------------------------------------------
+
+
+class SplitSizes(Base, kw_only=True):
+    """Rows wanted per split; None takes all there are (validation and test come off first)."""
+
+    train: int | None = 10_000
+    validation: int | None = 2_000
+    test: int | None = 5_000
+
+
+class DatasetRequest(Base, kw_only=True):
+    """What `prepare` needs to turn a source into canonical splits."""
+
+    name: str
+    source: SourceKind
+    location: str | None = None  # hub id, kaggle handle, or the embedded dataset's name
+    config: str | None = None  # hub configuration name
+    revision: str | None = None
+    files: dict[str, str] = {}  # split ("train", "validation", "test") or "all" -> absolute path (kaggle: file name)
+    splits: dict[Split, str] = {}  # canonical split -> the source's own split name (hub), or value of split_column
+    split_column: str | None = None
+    text_column: str | None = None  # None: guessed, and the guess is reported
+    label_column: str | None = None
+    label_rule: dict[str, str] = {}  # condition on a number -> label name, first match wins: {">= 4": "positive"}
+    label_map: dict[str, str] = {}  # value in the file -> label name
+    label_separator: str | None = None  # rows whose label holds it carry several labels: dropped and counted
+    filters: dict[str, tuple[str, ...]] = {}  # column -> values kept
+    keep_columns: tuple[str, ...] = ()
+    slice_columns: tuple[str, ...] = ()  # of keep_columns: quality is also reported for each of their values
+    sizes: SplitSizes = SplitSizes()
+    balanced: bool = False  # equal numbers of each class in every split that is sampled
+    max_length: int = 128  # tokens
+    seed: int = 42
+
+
+class SplitInfo(Base, kw_only=True):
+    rows: int
+    classes: dict[str, int]  # label name -> rows
+    sha256: str
+
+
+class PreparedDataset(Base, kw_only=True):
+    """A dataset in canonical form: `<folder>/{train,validation,test}.parquet` with columns
+    `id` (string), `text` (string), `label` (int64, index into `label_names`) and the kept source columns."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    folder: str
+    fingerprint: str  # sha256 over content and settings
+    task: Literal["classification"] = "classification"
+    label_names: tuple[str, ...]
+    splits: dict[Split, SplitInfo]
+    text_column: str
+    label_column: str
+    slice_columns: tuple[str, ...] = ()
+    max_length: int = 128
+    dropped: dict[str, int] = {}  # reason -> rows
+    notes: tuple[str, ...] = ()  # sentences for the user: guesses, encodings, what was dropped
+
+
+# --- the cell ---------------------------------------------------------------------------------
+
+
+class TrainingSpec(Base, kw_only=True):
+    """Hyper-parameters, fully resolved. One optimiser step sees `batch_size * accumulation` examples."""
+
+    epochs: int = 3
+    min_steps: int = 0  # optimiser steps: epochs are added until a small dataset gives this many
+    learning_rate: float = 2e-4
+    weight_decay: float = 0.01
+    warmup_fraction: float = 0.1
+    warmup_max_steps: int = 500
+    max_grad_norm: float = 1.0
+    batch_size: int = 16
+    accumulation: int = 4
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    eval_every_steps: int = 500
+    evals_per_epoch: int = 3  # at least
+    patience: int = 3  # evaluations without a better F1 before training stops
+    min_delta: float = 0.001
+    gradient_checkpointing: bool | None = None  # None: from 1e9 parameters
+
+
+class EvaluationSpec(Base, kw_only=True):
+    batch_size: int = 32
+    warmup_requests: int = 10
+    min_requests: int = 100
+    max_requests: int = 1_000
+    latency_min_s: float = 2.0  # requests go on until min_requests and latency_min_s are both reached ...
+    latency_max_s: float = 12.0  # ... and on towards the 662 that a p99 needs while this allows
+    throughput_batch_sizes: tuple[int, ...] = (1, 4, 8, 16, 32)
+    throughput_texts: int = 1_000
+    throughput_max_s: float = 4.0  # per batch size
+    calibration_bins: int = 15
+
+
+class CodeVersion(Base, kw_only=True):
+    """The harness's own source: git commit, or None with the reason."""
+
+    commit: str | None = None
+    dirty: bool | None = None
+    reason: str | None = None
+
+
+class CellSpec(Base, kw_only=True):
+    """Everything an attempt needs, fully resolved: no look-ups left to make."""
+
+    schema_version: int = SCHEMA_VERSION
+    cell: str = ""
+    identity: str = ""
+    model: ModelSpec
+    method: Method
+    lora: LoraSpec | None = None
+    dataset: PreparedDataset
+    training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    seed: int = 42
+    device: Device = "cpu"
+    device_reason: str = "given"
+    threads: int = 1
+    phases: tuple[Phase, ...] = PHASES
+    lease: bool = False  # True: wait for `lease.granted` in the folder before timing
+    runner_version: str = ""
+    code: CodeVersion = CodeVersion()
+
+
+def identity_of(spec: CellSpec) -> str:
+    """sha256 of what decides the outcome of a cell; where it runs (folders, threads, lease, code) stays out."""
+    model = msgspec.structs.replace(spec.model, folder=None)
+    parts = {
+        "model": model,
+        "method": spec.method,
+        "lora": spec.lora,
+        "dataset": [spec.dataset.fingerprint, spec.dataset.max_length],
+        "training": spec.training,
+        "evaluation": spec.evaluation,
+        "seed": spec.seed,
+        "device": spec.device,
+        "phases": spec.phases,
+        "runner_version": spec.runner_version,
+    }
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
+
+
+def cell_name(spec: CellSpec, identity: str) -> str:
+    """Readable first, hash last: `minilm-l6--sst2--lora--s42--3f9c01`."""
+    parts = [spec.model.alias, spec.dataset.name, spec.method, f"s{spec.seed}"]
+    if spec.device != "cpu":
+        parts.append(spec.device)
+    return "--".join([*map(slug, parts), identity[:6]])
+
+
+def slug(text: str) -> str:
+    """A name that is safe as a file name on every system, at most 48 characters."""
+    return re.sub(r"[^a-z0-9._]+", "-", text.lower()).strip("-.")[:48] or "unnamed"
+
+
+# --- events -----------------------------------------------------------------------------------
+
+
+class Event(Base, kw_only=True, tag_field="event"):
+    """One line of `events.jsonl`. `t`: Unix seconds; `seq`: 0, 1, 2 … within its writer."""
+
+    t: float = 0.0
+    seq: int = 0
+    cell: str = ""
+
+
+class PhaseStarted(Event, kw_only=True, tag="phase_started"):
+    phase: Phase
+
+
+class PhaseFinished(Event, kw_only=True, tag="phase_finished"):
+    phase: Phase
+    seconds: float
+
+
+class Progress(Event, kw_only=True, tag="progress"):
+    """`step` of `steps` in a phase. In training one step is one optimiser step."""
+
+    phase: Phase
+    step: int
+    steps: int
+    loss: float | None = None
+    learning_rate: float | None = None
+    samples_per_s: float | None = None
+    eta_s: float | None = None
+
+
+class Metrics(Event, kw_only=True, tag="metrics"):
+    """Figures of one split at one moment, for curves and displays."""
+
+    phase: Phase
+    split: Split
+    step: int | None = None
+    values: dict[str, float | None]
+
+
+class Resources(Event, kw_only=True, tag="resources"):
+    rss_mb: float | None = None
+    device_mb: float | None = None
+
+
+class Warned(Event, kw_only=True, tag="warning"):
+    message: str
+
+
+class LeaseWanted(Event, kw_only=True, tag="lease_wanted"):
+    pass
+
+
+class LeaseReleased(Event, kw_only=True, tag="lease_released"):
+    pass
+
+
+class Finished(Event, kw_only=True, tag="finished"):
+    seconds: float
+
+
+class Failed(Event, kw_only=True, tag="failed"):
+    kind: FailureKind
+    message: str
+
+
+CellEvent = (
+    PhaseStarted
+    | PhaseFinished
+    | Progress
+    | Metrics
+    | Resources
+    | Warned
+    | LeaseWanted
+    | LeaseReleased
+    | Finished
+    | Failed
+)
+
+
+# --- the result -------------------------------------------------------------------------------
+
+
+class Choice(Base, kw_only=True):
+    """Something decided for the user, and why."""
+
+    value: str | int | float | bool | None
+    reason: str
+
+
+class Summary(Base, kw_only=True):
+    """The flat figures that existing tooling reads. Names are fixed; null where `Result.reasons` says why."""
+
+    model_name: str
+    accuracy: float | None = None
+    f1: float | None = None  # macro
+    precision: float | None = None  # macro
+    recall: float | None = None  # macro
+    ttft_mean_ms: float | None = None  # a classifier's first output is its answer: mean latency at batch 1
+    latency_median_ms: float | None = None
+    latency_p99_ms: float | None = None
+    throughput_tokens_per_sec: float | None = None  # real tokens, padding left out, at the best batch size
+    throughput_samples_per_sec: float | None = None  # at the best batch size
+    memory_allocated_mb: float | None = None  # peak in inference: device memory on a GPU, else resident memory
+    training_time_hours: float | None = None
+
+
+class ClassFigures(Base, kw_only=True):
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class SliceFigures(Base, kw_only=True):
+    column: str
+    value: str
+    rows: int
+    accuracy: float
+    f1: float  # macro over the classes present in the slice
+
+
+class Quality(Base, kw_only=True):
+    """Figures on the test split."""
+
+    rows: int
+    metrics: dict[str, float | None]
+    per_class: tuple[ClassFigures, ...] = ()
+    per_slice: tuple[SliceFigures, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()  # [true][predicted]
+
+
+class CurvePoint(Base, kw_only=True):
+    step: int
+    values: dict[str, float | None]
+
+
+class TrainingReport(Base, kw_only=True):
+    steps: int
+    epochs: float
+    samples_seen: int
+    seconds: float
+    samples_per_s: float | None
+    best_step: int | None
+    best_f1: float | None
+    stopped_early: bool
+    loss_curve: tuple[CurvePoint, ...] = ()
+    validation_curve: tuple[CurvePoint, ...] = ()
+
+
+class Latency(Base, kw_only=True):
+    """Single requests at batch 1 and the text's real length, tokenization included, device synchronised."""
+
+    requests: int
+    mean_ms: float
+    std_ms: float
+    p50_ms: float | None = None  # a percentile below its sample bound is null
+    p90_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    samples_ms: tuple[float, ...] = ()
+    first_request_ms: float | None = None  # the first after loading, kept apart
+
+
+class Throughput(Base, kw_only=True):
+    batch_size: int
+    samples: int
+    seconds: float
+    samples_per_s: float
+    tokens_per_s: float | None
+
+
+class Timing(Base, kw_only=True):
+    """`cpu_share_foreign`: share of the machine's CPU time in the window that was not this process's."""
+
+    latency: Latency
+    throughput: tuple[Throughput, ...]
+    cold_start_s: float | None  # load phase plus the first request
+    cpu_share_foreign: float | None = None
+    contaminated: bool | None = None
+    merged: bool = False  # whether a LoRA adapter was merged into the weights, as in deployment
+
+
+class Memory(Base, kw_only=True):
+    """In MB (2**20 bytes). Resident memory of the process; `device_*` on CUDA and MPS only."""
+
+    rss_after_load_mb: float | None = None
+    rss_before_inference_mb: float | None = None
+    rss_peak_training_mb: float | None = None
+    rss_peak_inference_mb: float | None = None
+    device_allocated_after_load_mb: float | None = None
+    device_allocated_before_inference_mb: float | None = None
+    device_peak_training_mb: float | None = None
+    device_peak_inference_mb: float | None = None
+    device_reserved_mb: float | None = None
+
+
+class Provenance(Base, kw_only=True):
+    """Where and with what a result was made. Unknown is null."""
+
+    started: float
+    finished: float
+    hostname_hash: str | None
+    os: str
+    cpu_model: str | None
+    cores: int
+    threads: int
+    ram_mb: float
+    gpu_model: str | None
+    python: str
+    packages: dict[str, str | None]
+    code: CodeVersion
+    model_revision: str | None
+    weights_sha256: dict[str, str]
+    dataset_fingerprint: str
+    seed: int
+    image_digest: str | None = None
+
+
+class Result(Base, kw_only=True):
+    schema_version: int = SCHEMA_VERSION
+    cell: str
+    identity: str
+    model: str
+    dataset: str
+    method: Method
+    seed: int
+    device: Device
+    label_names: tuple[str, ...]
+    summary: Summary
+    quality: Quality | None = None
+    training: TrainingReport | None = None
+    timing: Timing | None = None
+    memory: Memory = Memory()
+    phases: dict[Phase, float] = {}  # seconds
+    parameters_total: int | None = None
+    parameters_trainable: int | None = None
+    requested: dict[str, Any] = {}
+    effective: dict[str, Choice] = {}
+    reasons: dict[str, str] = {}  # name of a null figure -> why it is null
+    warnings: tuple[str, ...] = ()
+    provenance: Provenance
+
+
+class Failure(Base, kw_only=True):
+    schema_version: int = SCHEMA_VERSION
+    cell: str
+    kind: FailureKind
+    message: str
+    hint: str
+    phase: Phase | None = None
+    traceback: str | None = None
+    t: float = 0.0
+
+
+class DeviceInfo(Base, kw_only=True):
+    """What `python -m runner info` tells the host about this environment."""
+
+    device: Device
+    device_reason: str
+    available: tuple[Device, ...]
+    gpus: tuple[str, ...] = ()
+    packages: dict[str, str | None] = {}
+    missing: tuple[str, ...] = ()  # packages without which no native cell can run
+
+
+# --- reading and writing ----------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+class ContractError(ValueError):
+    """A file is not what the contract says; the message names the file and the path of the field."""
+
+
+def encode(value: Any) -> bytes:
+    """JSON, indented, with NaN and Infinity as null (msgspec's own rule)."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write to a temporary name, fsync, then rename: a reader sees the whole file or none."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: Path, kind: type[T]) -> T:
+    """Read one contract file strictly. Raises ContractError, OSError."""
+    data = path.read_bytes()
+    try:
+        value = msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise ContractError(f"{path}: {error}") from None
+    except msgspec.DecodeError as error:
+        raise ContractError(f"{path}: not valid JSON ({error})") from None
+    version = getattr(value, "schema_version", SCHEMA_VERSION)
+    if version > SCHEMA_VERSION:
+        raise ContractError(f"{path}: schema_version {version} is newer than this program's ({SCHEMA_VERSION})")
+    return value
+
+
+def json_schemas(extra: Iterable[type] = ()) -> dict[str, Any]:
+    """JSON Schemas of every file of the contract, by name, generated from the types."""
+    kinds: list[Any] = [CellSpec, Result, Failure, PreparedDataset, DatasetRequest, ModelSpec, *extra]
+    schemas = {kind.__name__: msgspec.json.schema(kind) for kind in kinds}
+    schemas["Event"] = msgspec.json.schema(CellEvent)
+    return schemas
