@@ -1,0 +1,34 @@
+"""Appends events to `events.jsonl`, one JSON object a line, numbered and stamped."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import msgspec
+
+from runner.contract import Event
+
+
+class EventLog:
+    """Writes each event as one whole line at once, so that a reader that follows the file sees whole lines."""
+
+    def __init__(self, path: Path, cell: str) -> None:
+        self._file: IO[bytes] = path.open("ab", buffering=0)
+        self._cell = cell
+        self._seq = 0
+
+    def emit(self, event: Event) -> None:
+        stamped = msgspec.structs.replace(event, t=time.time(), seq=self._seq, cell=self._cell)
+        self._file.write(msgspec.json.encode(stamped) + b"\n")
+        self._seq += 1
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()

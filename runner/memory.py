@@ -1,0 +1,72 @@
+"""Memory of this process and its device, in MB (2**20 bytes)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runner.contract import Device
+
+MB = 2**20
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+def rss_mb() -> float:
+    """Resident memory now."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / MB
+
+
+class PeakMeter:
+    """Peaks since the last `reset`. Resident peaks come from the kernel's own high-water mark, which Linux lets a
+    process reset (proc(5), clear_refs 5); elsewhere they are unknown, and `reason` says so."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.reason: str | None = None
+
+    def reset(self) -> None:
+        try:
+            _CLEAR_REFS.write_text("5")
+        except OSError as error:
+            self.reason = f"this system cannot reset a process's peak memory ({error.strerror})"
+        if self.device == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak_rss_mb(self) -> float | None:
+        if self.reason is not None:
+            return None
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024  # the kernel counts in KiB
+        self.reason = "this kernel does not report VmHWM"
+        return None
+
+    def device_allocated_mb(self) -> float | None:
+        import torch
+
+        if self.device == "cuda":
+            return torch.cuda.memory_allocated() / MB
+        if self.device == "mps":
+            return torch.mps.current_allocated_memory() / MB
+        return None
+
+    def device_peak_mb(self) -> float | None:
+        """CUDA only: Metal keeps no peak."""
+        if self.device != "cuda":
+            return None
+        import torch
+
+        return torch.cuda.max_memory_allocated() / MB
+
+    def device_reserved_mb(self) -> float | None:
+        import torch
+
+        if self.device == "cuda":
+            return torch.cuda.max_memory_reserved() / MB
+        if self.device == "mps":
+            return torch.mps.driver_allocated_memory() / MB
+        return None

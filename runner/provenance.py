@@ -1,0 +1,60 @@
+"""Where and with what a result was made."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from pathlib import Path
+
+from runner.contract import CellSpec, Provenance
+from runner.device import package_versions
+
+
+def collect(spec: CellSpec, started: float) -> Provenance:
+    import psutil
+
+    return Provenance(
+        started=started,
+        finished=time.time(),
+        hostname_hash=hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+        os=platform.platform(),
+        cpu_model=_cpu_model(),
+        cores=_cores(),
+        threads=spec.threads,
+        ram_mb=psutil.virtual_memory().total / 2**20,
+        gpu_model=_gpu_model(spec.device),
+        python=platform.python_version(),
+        packages=package_versions(),
+        code=spec.code,
+        model_revision=spec.model.revision,
+        weights_sha256=spec.model.weights_sha256,
+        dataset_fingerprint=spec.dataset.fingerprint,
+        seed=spec.seed,
+        image_digest=os.environ.get("MOODBENCH_IMAGE_DIGEST"),
+    )
+
+
+def _cores() -> int:
+    """Cores this process may run on, which is fewer than the machine has where it is confined."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_model() -> str | None:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or None
+
+
+def _gpu_model(device: str) -> str | None:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(0)
+    return "Apple GPU" if device == "mps" else None
