@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 
 Method = Literal["lora", "qlora", "full", "frozen", "none"]
 Device = Literal["cpu", "cuda", "mps"]
-Phase = Literal["load", "tokenize", "train", "score", "time", "export"]
+Phase = Literal["load", "tokenize", "train", "export", "score", "time"]  # in the order they run
 Split = Literal["train", "validation", "test"]
 ModelKind = Literal["hub", "path", "package", "scratch", "baseline"]
 SourceKind = Literal["file", "hub", "kaggle", "embedded"]

@@ -153,9 +153,7 @@ def _per_slice(labels: Labels, predicted: Labels, slices: Mapping[str, Sequence[
                     value=str(value),
                     rows=int(here.sum()),
                     accuracy=float((labels[here] == predicted[here]).mean()),
-                    f1=float(
-                        f1_score(labels[here], predicted[here], labels=present, average="macro", zero_division=0)
-                    ),
+                    f1=float(f1_score(labels[here], predicted[here], labels=present, average="macro", zero_division=0)),
                 )
             )
     return figures

@@ -1,0 +1,90 @@
+"""The leaderboard as data: what the ranking makes and what tables, reports and displays draw. Imports no numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+FEW_TEST_ROWS = 200
+"""Below this many test examples a row is flagged `few_test_rows`."""
+
+FLAG_MEANINGS: dict[str, str] = {
+    "at_chance": "The accuracy interval does not lie above the share of the most frequent class.",
+    "contaminated": "Something else used the machine while the speed was measured.",
+    "few_requests": "Too few timed requests for the p95; it is withheld.",
+    "few_test_rows": f"Fewer than {FEW_TEST_ROWS} test examples: the intervals are rough.",
+    "no_predictions": "There are no predictions on the test split, so there is no rank.",
+    "no_timing": "Speed was not measured; it adds nothing to the score.",
+    "one_seed": "A single seed: the interval leaves out how much training varies; speed has none.",
+    "only_model": "Nothing to compare with: the score is 0 by construction.",
+    "other_data_version": "Another version of the dataset of this name; ranked apart from the larger group.",
+    "reduced_batch": "The batch size used is not the one asked for.",
+    "seeds_differ": "Not the same seeds as most others of the dataset.",
+    "speed_not_comparable": "Measured on differing hardware or images: the score uses quality alone.",
+    "superseded": "An older result of the same model, method, device and seed was left out.",
+}
+
+
+class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Frozen and strict, as the types of the contract."""
+
+
+class Figure(Base, frozen=True, kw_only=True, omit_defaults=True):
+    """A value with its interval. `reason` says why the value, or a missing interval, is null."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str | None = None
+
+
+class Row(Base, frozen=True, kw_only=True):
+    """One model on one dataset. `rank`: 1 is best within its dataset version; null without a score."""
+
+    model: str
+    dataset: str
+    fingerprint: str
+    method: str
+    device: str
+    seeds: tuple[int, ...]
+    test_rows: int
+    rank: int | None
+    flags: tuple[str, ...]
+    metrics: dict[str, Figure]
+
+
+class OverallRow(Base, frozen=True, kw_only=True):
+    """One model over all datasets: plain means of the per-dataset figures."""
+
+    model: str
+    method: str
+    device: str
+    rank: int
+    metrics: dict[str, Figure]
+
+
+class Leaderboard(Base, frozen=True, kw_only=True):
+    """Rows by dataset, then rank. `overall` is empty unless several datasets share a model."""
+
+    schema_version: int = SCHEMA_VERSION
+    confidence: float
+    replicates: int
+    weights: dict[str, float]  # of the composite score: metric -> weight on its min-max normalised column
+    rows: tuple[Row, ...]
+    overall: tuple[OverallRow, ...] = ()
+
+
+def to_builtins(board: Leaderboard) -> dict[str, Any]:
+    """The board as JSON-ready dicts and lists, every metric at the top level of its row."""
+    plain: dict[str, Any] = msgspec.to_builtins(board)
+    for part in ("rows", "overall"):
+        plain[part] = [_flat(row) for row in plain[part]]
+    return plain
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    head = {key: list(value) if isinstance(value, tuple) else value for key, value in row.items() if key != "metrics"}
+    return {**head, **row["metrics"]}

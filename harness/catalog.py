@@ -1,0 +1,355 @@
+"""The catalogue: models, datasets and defaults, from the shipped `config/` and the user's own beside it.
+
+A folder named by the environment variable MOODBENCH_CONFIG may hold `models.yaml`, `datasets.yaml` and `suites/`;
+its entries are added, and take the place of shipped ones with the same name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from harness.errors import UsageProblem, unknown
+from harness.strict import convert, load_yaml
+from runner.contract import (
+    DatasetRequest,
+    EvaluationSpec,
+    LoraSpec,
+    Method,
+    ModelKind,
+    ModelSpec,
+    PackageSpec,
+    ScratchSpec,
+    Split,
+    SplitSizes,
+)
+
+
+T = TypeVar("T")
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Configuration is frozen data; unknown keys are refused."""
+
+
+class BatchSizes(Entry, kw_only=True):
+    cuda: int = 32
+    mps: int = 16
+    cpu: int = 16
+
+
+class MemoryRequirements(Entry, kw_only=True):
+    """As published, such as "0.5GB"; shown to the user."""
+
+    cuda_4bit: str | None = None
+    mps_fp32: str | None = None
+    cpu: str | None = None
+
+
+class TrainingOverrides(Entry, kw_only=True):
+    """Settings of TrainingSpec to replace; None leaves what stands. `effective_batch_size` sets the accumulation."""
+
+    epochs: int | None = None
+    min_steps: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    warmup_fraction: float | None = None
+    warmup_max_steps: int | None = None
+    max_grad_norm: float | None = None
+    batch_size: int | None = None
+    effective_batch_size: int | None = None
+    adam_beta1: float | None = None
+    adam_beta2: float | None = None
+    adam_epsilon: float | None = None
+    eval_every_steps: int | None = None
+    evals_per_epoch: int | None = None
+    patience: int | None = None
+    min_delta: float | None = None
+    gradient_checkpointing: bool | None = None
+
+    def given(self) -> dict[str, Any]:
+        return {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
+
+
+class PackageEntry(Entry, kw_only=True):
+    """An installed package that carries a model: its distribution, import name, and the folder inside."""
+
+    distribution: str
+    module: str
+    folder: str = "."
+
+
+class ModelEntry(Entry, kw_only=True):
+    """One model. Exactly one of `name` (hub id), `path`, `package`, `scratch`, `baseline` says where it comes from;
+    `name` may stand beside another of them as a description."""
+
+    alias: str
+    name: str | None = None
+    path: str | None = None
+    package: PackageEntry | None = None
+    scratch: ScratchSpec | None = None
+    baseline: Literal["majority", "tfidf-logreg"] | None = None
+    aliases: tuple[str, ...] = ()
+    revision: str | None = None
+    sha256: dict[str, str] = {}
+    size_params: str | None = None
+    parameters: int | None = None
+    architecture: str | None = None
+    gated: bool = False
+    trust_remote_code: bool = False
+    lora: LoraSpec = LoraSpec()
+    recommended_batch_size: BatchSizes = BatchSizes()
+    memory_requirements: MemoryRequirements = MemoryRequirements()
+    training: TrainingOverrides = TrainingOverrides()
+    description: str = ""
+
+    @property
+    def kind(self) -> ModelKind:
+        for kind in ("path", "package", "scratch", "baseline"):
+            if getattr(self, kind) is not None:
+                return kind
+        return "hub"
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, as one word for the user."""
+        if self.package:
+            return self.package.distribution
+        return self.path or self.baseline or ("scratch" if self.scratch else self.name or "")
+
+    def spec(self) -> ModelSpec:
+        return ModelSpec(
+            alias=self.alias,
+            kind=self.kind,
+            name=self.source,
+            revision=self.revision,
+            weights_sha256=self.sha256,
+            package=PackageSpec(module=self.package.module, folder=self.package.folder) if self.package else None,
+            scratch=self.scratch,
+            architecture=self.architecture,
+            parameters=self.parameters,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+class DatasetEntry(Entry, kw_only=True):
+    """One dataset. Its source is one of `hub`, `kaggle`, `embedded`, or files (`file`, or `train` with or without
+    `validation` and `test`)."""
+
+    name: str
+    hub: str | None = None
+    kaggle: str | None = None
+    embedded: str | None = None
+    file: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    splits: dict[Split, str] = {}
+    split_column: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    label_rule: dict[str, str] = {}
+    label_map: dict[str, str] = {}
+    label_separator: str | None = None
+    filters: dict[str, tuple[str, ...]] = {}
+    keep_columns: tuple[str, ...] = ()
+    slice_columns: tuple[str, ...] = ()
+    sizes: SplitSizes = SplitSizes()
+    balanced: bool = False
+    max_length: int = 128
+    seed: int = 42
+    description: str = ""
+
+    @property
+    def source(self) -> str:
+        return self.hub or self.kaggle or self.embedded or self.file or self.train or ""
+
+    def request(self, base: Path) -> DatasetRequest:
+        """What `prepare` needs; relative paths are taken from `base`. Raises UsageProblem."""
+        kinds = {"hub": self.hub, "kaggle": self.kaggle, "embedded": self.embedded, "file": self.file or self.train}
+        given = [kind for kind, value in kinds.items() if value]
+        if len(given) != 1 and not (given == ["kaggle", "file"]):
+            raise UsageProblem(
+                f"dataset '{self.name}' needs exactly one source, found {', '.join(given) or 'none'}",
+                "give one of hub, kaggle, embedded, file, or train (with test)",
+            )
+        kind = given[0]
+        files = {"all": self.file, "train": self.train, "validation": self.validation, "test": self.test}
+        if kind == "kaggle":  # names inside the downloaded folder
+            resolved = {split: name for split, name in files.items() if name}
+        else:
+            resolved = {split: str((base / Path(name).expanduser()).resolve()) for split, name in files.items() if name}
+        fields = (
+            "name config revision splits split_column text_column label_column label_rule label_map label_separator "
+            "filters keep_columns slice_columns sizes balanced max_length seed"
+        )
+        return DatasetRequest(
+            source=kind,  # type: ignore[arg-type]
+            location=kinds[kind] if kind != "file" else None,
+            files=resolved,
+            **{field: getattr(self, field) for field in fields.split()},
+        )
+
+
+class _ModelsFile(Entry):
+    models: tuple[ModelEntry, ...] = ()
+
+
+class _DatasetsFile(Entry):
+    datasets: tuple[DatasetEntry, ...] = ()
+
+
+class TrainingDefaults(Entry, kw_only=True):
+    """config/training.yaml: later ones win: defaults, method, scratch (for random weights); smoke after all."""
+
+    defaults: TrainingOverrides
+    methods: dict[Method, TrainingOverrides]
+    scratch: TrainingOverrides
+    smoke: TrainingOverrides
+
+
+class EvaluationOverrides(Entry, kw_only=True):
+    """Settings of EvaluationSpec to replace; None leaves what stands."""
+
+    batch_size: int | None = None
+    warmup_requests: int | None = None
+    min_requests: int | None = None
+    max_requests: int | None = None
+    latency_min_s: float | None = None
+    latency_max_s: float | None = None
+    throughput_batch_sizes: tuple[int, ...] | None = None
+    throughput_texts: int | None = None
+    throughput_max_s: float | None = None
+    calibration_bins: int | None = None
+
+    def onto(self, spec: EvaluationSpec) -> EvaluationSpec:
+        given = {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
+        return msgspec.structs.replace(spec, **given)
+
+
+class EvaluationDefaults(Entry, kw_only=True):
+    """config/evaluation.yaml."""
+
+    defaults: EvaluationSpec
+    smoke: EvaluationOverrides
+
+
+@dataclass(frozen=True)
+class Catalog:
+    models: Mapping[str, ModelEntry]
+    datasets: Mapping[str, tuple[DatasetEntry, Path]]  # with the folder that relative paths start from
+    suites: Mapping[str, Path]
+    training: TrainingDefaults
+    evaluation: EvaluationDefaults
+
+    def model(self, name: str) -> ModelEntry:
+        """By alias, in any case. Raises UsageProblem with the nearest alias."""
+        names: dict[str, ModelEntry] = {}
+        for entry in self.models.values():
+            for alias in (entry.alias, *entry.aliases):
+                names[alias.lower()] = entry
+        if name.lower() in names:
+            return names[name.lower()]
+        known = [alias for entry in self.models.values() for alias in (entry.alias, *entry.aliases)]
+        raise unknown("model", name, known, "see `moodbench models list`; a folder of your own is `path:FOLDER`")
+
+    def dataset(self, name: str) -> tuple[DatasetEntry, Path]:
+        for known, entry in self.datasets.items():
+            if known.lower() == name.lower():
+                return entry
+        raise unknown(
+            "dataset", name, self.datasets, "see `moodbench datasets list`; a file of your own is --data FILE"
+        )
+
+    def suite(self, name: str) -> Path:
+        if name in self.suites:
+            return self.suites[name]
+        raise unknown(
+            "suite", name, self.suites, f"suites known: {', '.join(sorted(self.suites))}; or give a YAML file"
+        )
+
+
+def shipped_config() -> Path:
+    """`config/` beside the packages in a checkout, inside `harness` in an installed wheel."""
+    here = Path(__file__).resolve().parent
+    installed = here / "config"
+    return installed if installed.is_dir() else here.parent / "config"
+
+
+def config_folders() -> list[Path]:
+    folders = [shipped_config()]
+    own = os.environ.get("MOODBENCH_CONFIG")
+    if own:
+        if not Path(own).is_dir():
+            raise UsageProblem(f"MOODBENCH_CONFIG names '{own}', which is no folder", "correct or unset it")
+        folders.append(Path(own).resolve())
+    return folders
+
+
+@cache
+def load_catalog() -> Catalog:
+    """Everything configured, read once a process. Raises UsageProblem."""
+    models: dict[str, ModelEntry] = {}
+    datasets: dict[str, tuple[DatasetEntry, Path]] = {}
+    suites: dict[str, Path] = {}
+    folders = config_folders()
+    for folder in folders:
+        models |= read_models(folder / "models.yaml")
+        datasets |= {name: (entry, folder) for name, entry in read_datasets(folder / "datasets.yaml").items()}
+        suites |= {path.stem: path for path in sorted((folder / "suites").glob("*.yaml"))}
+    shipped = folders[0]
+    return Catalog(
+        models=models,
+        datasets=datasets,
+        suites=suites,
+        training=_read(shipped / "training.yaml", TrainingDefaults),
+        evaluation=_read(shipped / "evaluation.yaml", EvaluationDefaults),
+    )
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    return convert(load_yaml(path), kind, str(path))
+
+
+def read_models(path: Path) -> dict[str, ModelEntry]:
+    if not path.exists():
+        return {}
+    models: dict[str, ModelEntry] = {}
+    taken: set[str] = set()
+    for entry in _read(path, _ModelsFile).models:
+        check_model(entry, str(path))
+        for alias in (entry.alias, *entry.aliases):
+            if alias.lower() in taken:
+                raise UsageProblem(f"{path}: the alias '{alias}' is given twice", "give each model its own alias")
+            taken.add(alias.lower())
+        models[entry.alias] = entry
+    return models
+
+
+def check_model(entry: ModelEntry, where: str) -> None:
+    given = [kind for kind in ("path", "package", "scratch", "baseline") if getattr(entry, kind) is not None]
+    if len(given) > 1 or (not given and not entry.name):
+        raise UsageProblem(
+            f"{where}: model '{entry.alias}' needs exactly one source, found {', '.join(given) or 'none'}",
+            "give one of name (hub id), path, package, scratch, baseline",
+        )
+
+
+def read_datasets(path: Path) -> dict[str, DatasetEntry]:
+    if not path.exists():
+        return {}
+    datasets: dict[str, DatasetEntry] = {}
+    for entry in _read(path, _DatasetsFile).datasets:
+        if entry.name in datasets:
+            raise UsageProblem(f"{path}: the dataset '{entry.name}' is given twice", "give each dataset its own name")
+        entry.request(path.parent)  # a wrong source is found when the file is read
+        datasets[entry.name] = entry
+    return datasets

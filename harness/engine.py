@@ -1,0 +1,265 @@
+"""Carries out the cells of a run: `jobs` at a time, timing apart, finished work kept.
+
+Timing has the machine to itself: a cell that wants the lease waits until every other running cell also waits (or has
+ended), no cell starts meanwhile, and one cell at a time holds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from harness.errors import ExitCode
+from harness.executors import Executor, Exit, Handle
+from harness.state import CellFailed, CellFinished, CellStarted, PlannedCell, RunFinished, RunOutcome, RunStarted
+from harness.store import AttemptPaths, EventTail, Journal, RunFolder, writing
+from runner.contract import (
+    CellEvent,
+    CellSpec,
+    ContractError,
+    Event,
+    Failure,
+    FailureKind,
+    LeaseReleased,
+    LeaseWanted,
+    Result,
+    encode,
+    read,
+    write_atomic,
+)
+
+POLL_S = 0.1
+STOP_GRACE_S = 8.0
+
+
+class Lease:
+    """Who may measure speed. Cells ask, `grant` picks one when the machine is quiet."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, AttemptPaths] = {}
+        self._holder: str | None = None
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting) or self._holder is not None
+
+    def want(self, cell: str, attempt: AttemptPaths) -> None:
+        self._waiting[cell] = attempt
+
+    def release(self, cell: str) -> None:
+        """Also when a cell ends, however it ends."""
+        self._waiting.pop(cell, None)
+        if self._holder == cell:
+            self._holder = None
+
+    def grant(self, running: int) -> None:
+        if self._holder is None and self._waiting and len(self._waiting) == running:
+            self._holder = next(iter(self._waiting))
+            attempt = self._waiting.pop(self._holder)
+            with writing(attempt.lease):
+                attempt.lease.touch()
+
+
+class Engine:
+    """One execution of a run. `watch` sees every event, the run's and the cells', in the order they arrive."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        executor: Executor,
+        *,
+        jobs: int,
+        watch: Callable[[Event], None],
+    ) -> None:
+        self._folder = folder
+        self._executor = executor
+        self._jobs = jobs
+        self._watch = watch
+        self._journal = Journal(folder.journal)
+        self._lease = Lease()
+        self._handles: dict[str, Handle] = {}
+        self._counts = {"done": 0, "reused": 0, "failed": 0}
+        self._stopping = False
+
+    async def run(
+        self, suite: str, specs: Sequence[CellSpec], unavailable: Sequence[tuple[PlannedCell, Failure]] = ()
+    ) -> RunFinished:
+        """Run what is not finished. `unavailable` cells cannot start and count as failed. Raises EnvironmentProblem
+        where the run folder can no longer be written."""
+        started = time.time()
+        plans = [plan_of(spec) for spec in specs] + [plan for plan, _ in unavailable]
+        self._tell(
+            RunStarted(
+                run=self._folder.folder.name,
+                suite=suite,
+                folder=str(self._folder.folder),
+                jobs=self._jobs,
+                cells=tuple(plans),
+            )
+        )
+        for plan, failure in unavailable:
+            self._failed(plan.cell, failure, log=None)
+        try:
+            await self._work_off(deque(spec for spec in specs if not self._reuse(spec)))
+        finally:
+            finished = self._finish(len(plans), time.time() - started)
+            self._journal.close()
+        return finished
+
+    def stop(self) -> None:
+        """End the run: running cells are asked to stop, finished ones stay. A second call does not wait for them."""
+        grace_s = 0.0 if self._stopping else STOP_GRACE_S
+        self._stopping = True
+        for handle in self._handles.values():
+            self._stops.add(asyncio.ensure_future(handle.stop(grace_s)))
+
+    async def _work_off(self, pending: deque[CellSpec]) -> None:
+        tasks: set[asyncio.Task[None]] = set()
+        self._stops: set[asyncio.Future[None]] = set()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            while tasks or (pending and not self._stopping):
+                while pending and len(tasks) < self._jobs and not self._lease.busy and not self._stopping:
+                    tasks.add(asyncio.create_task(self._run_cell(pending.popleft())))
+                done, tasks = await asyncio.wait(tasks, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()  # a fault of the engine or the disk ends the run
+                self._lease.grant(running=len(tasks))
+        finally:
+            self.stop()
+            await asyncio.gather(*tasks, *self._stops, return_exceptions=True)
+
+    async def _run_cell(self, spec: CellSpec) -> None:
+        attempt = self._folder.new_attempt(spec.cell)
+        with writing(attempt.spec):
+            write_atomic(attempt.spec, encode(spec))
+        self._tell(CellStarted(cell=spec.cell, attempt=attempt.number))
+        started = time.time()
+        handle = await self._executor.start(attempt, spec)
+        self._handles[spec.cell] = handle
+        try:
+            exited = await self._follow(spec.cell, attempt, handle)
+        finally:
+            del self._handles[spec.cell]
+            self._lease.release(spec.cell)
+        outcome = conclude(spec.cell, attempt, exited)
+        if isinstance(outcome, Result):
+            self._counts["done"] += 1
+            self._tell(CellFinished(cell=spec.cell, summary=outcome.summary, seconds=time.time() - started))
+        else:
+            self._failed(spec.cell, outcome, log=str(attempt.log))
+
+    async def _follow(self, cell: str, attempt: AttemptPaths, handle: Handle) -> Exit:
+        """Pass the cell's events on until its process has ended."""
+        tail = EventTail(attempt.events, CellEvent)
+        waiter = asyncio.ensure_future(handle.wait())
+        while True:
+            await asyncio.wait({waiter}, timeout=POLL_S)
+            ended = waiter.done()
+            for event in tail.read():
+                if isinstance(event, LeaseWanted):
+                    self._lease.want(cell, attempt)
+                elif isinstance(event, LeaseReleased):
+                    self._lease.release(cell)
+                self._watch(event)
+            if ended:
+                return waiter.result()
+
+    def _reuse(self, spec: CellSpec) -> bool:
+        """Whether the cell is finished already; tells so."""
+        try:
+            result = self._folder.result(spec.cell)
+        except ContractError:
+            return False  # a damaged result is done again; the old attempt stays where it is
+        if result is None:
+            return False
+        self._counts["reused"] += 1
+        seconds = result.provenance.finished - result.provenance.started
+        self._tell(CellFinished(cell=spec.cell, summary=result.summary, seconds=seconds, reused=True))
+        return True
+
+    def _failed(self, cell: str, failure: Failure, log: str | None) -> None:
+        interrupted = self._stopping and failure.kind == "killed"
+        self._counts["failed"] += not interrupted
+        self._tell(
+            CellFailed(
+                cell=cell,
+                kind=failure.kind,
+                message=failure.message,
+                hint=failure.hint,
+                log=log,
+                interrupted=interrupted,
+            )
+        )
+
+    def _finish(self, total: int, seconds: float) -> RunFinished:
+        counts = self._counts
+        left = total - sum(counts.values())
+        outcome: RunOutcome = "interrupted" if left else "failed" if counts["failed"] else "finished"
+        code = {"interrupted": ExitCode.INTERRUPTED, "failed": ExitCode.CELL_FAILED, "finished": ExitCode.OK}[outcome]
+        event = RunFinished(
+            outcome=outcome,
+            exit_code=int(code),
+            total=total,
+            left=left,
+            seconds=seconds,
+            folder=str(self._folder.folder),
+            **counts,
+        )
+        self._tell(event)
+        return event
+
+    def _tell(self, event: Event) -> None:
+        self._watch(self._journal.append(event))
+
+
+def plan_of(spec: CellSpec) -> PlannedCell:
+    return PlannedCell(
+        cell=spec.cell,
+        model=spec.model.alias,
+        dataset=spec.dataset.name,
+        method=spec.method,
+        seed=spec.seed,
+        device=spec.device,
+    )
+
+
+def conclude(cell: str, attempt: AttemptPaths, exited: Exit) -> Result | Failure:
+    """What an attempt that ended has come to. A failure the runner could not report itself is written for it."""
+    try:
+        if attempt.result.exists():
+            return read(attempt.result, Result)
+        if attempt.failure.exists():
+            return read(attempt.failure, Failure)
+    except ContractError as error:
+        return _failure(cell, "no_result", str(error), "run the same command again; report it if it comes back")
+    failure = unreported(cell, exited)
+    with writing(attempt.failure):
+        write_atomic(attempt.failure, encode(failure))
+    return failure
+
+
+def unreported(cell: str, exited: Exit) -> Failure:
+    """The failure of a process that left neither result nor report."""
+    if exited.signal is not None:
+        name = signal.Signals(exited.signal).name
+        if exited.signal in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            return _failure(
+                cell,
+                "killed",
+                f"the cell's process was ended from outside ({name})",
+                "if nobody did that, memory ran out: choose a smaller batch or model, or --jobs 1; then run again",
+            )
+        return _failure(cell, "code", f"the cell's process crashed ({name})", "see the log; report it if it comes back")
+    if exited.code == 0:
+        return _failure(cell, "no_result", "the cell ended without a result", "see the log, then run again")
+    return _failure(cell, "code", f"the cell's process ended with exit code {exited.code} and no report", "see the log")
+
+
+def _failure(cell: str, kind: FailureKind, message: str, hint: str) -> Failure:
+    return Failure(cell=cell, kind=kind, message=message, hint=hint, t=time.time())

@@ -1,0 +1,86 @@
+"""Runs an attempt as a child process of this one: CPU, CUDA, Apple MPS.
+
+The child leads a process group of its own, so that Ctrl-C reaches the host alone and the host ends the whole group.
+Its standard input is a pipe that nothing is written to: it closes when the host is gone, however the host went, and
+the child ends itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+
+from harness.errors import EnvironmentProblem
+from harness.executors import Exit, Handle
+from harness.store import AttemptPaths
+from runner.contract import CellSpec
+
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN")
+
+
+def runner_command(*arguments: str) -> list[str]:
+    """`python -m runner …`; -P keeps a folder named `runner` in the current directory from taking its place."""
+    return [sys.executable, "-P", "-m", "runner", *arguments]
+
+
+def cell_environment(threads: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """The host's environment without secrets, with thread counts, offline, and with a fixed hash seed."""
+    kept = {name: value for name, value in environment.items() if name not in SECRETS}
+    return kept | {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "RAYON_NUM_THREADS": str(threads),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+class NativeExecutor:
+    name = "native"
+
+    async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Handle:
+        command = runner_command("run", str(attempt.spec), "--out", str(attempt.folder), "--watch-stdin")
+        try:
+            with attempt.log.open("wb") as log:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=log,
+                    stderr=asyncio.subprocess.STDOUT,
+                    start_new_session=True,
+                    env=cell_environment(spec.threads, os.environ),
+                )
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"cannot start a cell: {error}", "check free memory, disk and process limits"
+            ) from error
+        return NativeHandle(process)
+
+
+class NativeHandle:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def wait(self) -> Exit:
+        code = await self._process.wait()
+        self._signal_group(signal.SIGKILL)  # whatever it may have forked
+        return Exit(code=None, signal=-code) if code < 0 else Exit(code=code)
+
+    async def stop(self, grace_s: float) -> None:
+        self._signal_group(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self._process.wait(), grace_s)
+        except TimeoutError:
+            self._signal_group(signal.SIGKILL)
+            await self._process.wait()
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)

@@ -1,0 +1,172 @@
+"""Before anything starts: which device, which files are each model's, and every dataset in canonical form.
+
+Each question is answered by a child process of the runner (`info`, `fetch`, `prepare`), because the host imports
+neither torch nor datasets. What is wrong with the user's own input ends the run before it begins; what is missing in
+this environment (a model that is not fetched, say) takes only its own cells out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from harness.errors import EnvironmentProblem, UsageProblem
+from harness.executors.native import runner_command
+from harness.suite import Suite
+from runner.contract import (
+    Choice,
+    ContractError,
+    DatasetRequest,
+    DeviceInfo,
+    Failure,
+    ModelSpec,
+    PreparedDataset,
+    encode,
+    read,
+    slug,
+)
+
+T = TypeVar("T")
+USER_FAULTS = ("data", "configuration", "model")
+CHILDREN_AT_ONCE = 2
+
+
+@dataclass
+class Preflight:
+    """What the cells can be built from; `missing` maps a model's alias or a dataset's name to why it cannot be had."""
+
+    info: DeviceInfo
+    device: Choice
+    models: dict[str, ModelSpec] = field(default_factory=dict)
+    datasets: dict[str, PreparedDataset] = field(default_factory=dict)
+    missing: dict[str, Failure] = field(default_factory=dict)
+
+
+def cache_folder() -> Path:
+    """Prepared datasets live here: $MOODBENCH_CACHE, else `moodbench` in the user's cache folder."""
+    own = os.environ.get("MOODBENCH_CACHE")
+    if own:
+        return Path(own).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "moodbench"
+
+
+async def device_info() -> DeviceInfo:
+    """Devices and packages of this environment. Raises EnvironmentProblem."""
+    code, out, err = await _child("info")
+    if code != 0:
+        raise EnvironmentProblem(
+            f"the runner does not start: {_last_line(err)}", "install it again: pip install 'moodbench[runner]'"
+        )
+    return msgspec.json.decode(out, type=DeviceInfo)
+
+
+async def preflight(suite: Suite, device: str, notify: Callable[[str], None]) -> Preflight:
+    """Answer everything at once. Raises UsageProblem, EnvironmentProblem."""
+    limit = asyncio.Semaphore(CHILDREN_AT_ONCE)
+    with tempfile.TemporaryDirectory(prefix="moodbench-") as folder:
+        info, models, datasets = await asyncio.gather(
+            device_info(),
+            asyncio.gather(*(_ask(limit, "fetch", m.spec(), ModelSpec, Path(folder)) for m in suite.models)),
+            prepare_all(suite.requests, Path(folder), limit),
+        )
+    if info.missing:
+        raise EnvironmentProblem(
+            f"cells cannot run here: {', '.join(info.missing)} not installed", "pip install 'moodbench[runner]'"
+        )
+    found = Preflight(info=info, device=choose_device(device, info))
+    faults = []
+    for name, answer in zip(
+        [*(m.alias for m in suite.models), *(r.name for r in suite.requests)], [*models, *datasets], strict=True
+    ):
+        if isinstance(answer, Failure):
+            found.missing[name] = answer
+            if answer.kind in USER_FAULTS:
+                faults.append(answer)
+        elif isinstance(answer, ModelSpec):
+            found.models[name] = answer
+        else:
+            found.datasets[name] = answer
+            for note in answer.notes:
+                notify(f"{name}: {note}")
+    _refuse(faults, found)
+    return found
+
+
+def _refuse(faults: Sequence[Failure], found: Preflight) -> None:
+    if faults:
+        raise UsageProblem("; ".join(f.message for f in faults), faults[0].hint)
+    if found.missing and not (found.models and found.datasets):
+        failures = list(found.missing.values())
+        raise EnvironmentProblem("; ".join(f.message for f in failures), failures[0].hint)
+
+
+def choose_device(asked: str, info: DeviceInfo) -> Choice:
+    if asked == "auto":
+        return Choice(value=info.device, reason=info.device_reason)
+    if asked not in info.available:
+        raise EnvironmentProblem(
+            f"device '{asked}' was asked for, but this machine offers {', '.join(info.available)}", "use --device auto"
+        )
+    return Choice(value=asked, reason="asked for")
+
+
+async def prepare_all(
+    requests: Sequence[DatasetRequest], folder: Path, limit: asyncio.Semaphore
+) -> list[PreparedDataset | Failure]:
+    cache = str(cache_folder() / "datasets")
+    return await asyncio.gather(
+        *(_ask(limit, "prepare", r, PreparedDataset, folder, "--cache", cache) for r in requests)
+    )
+
+
+async def prepare_one(request: DatasetRequest) -> PreparedDataset:
+    """One dataset. Raises UsageProblem, EnvironmentProblem."""
+    with tempfile.TemporaryDirectory(prefix="moodbench-") as folder:
+        answer = (await prepare_all([request], Path(folder), asyncio.Semaphore(1)))[0]
+    if isinstance(answer, PreparedDataset):
+        return answer
+    problem = UsageProblem if answer.kind in USER_FAULTS else EnvironmentProblem
+    raise problem(answer.message, answer.hint)
+
+
+async def _ask(
+    limit: asyncio.Semaphore, verb: str, request: Any, kind: type[T], folder: Path, *options: str
+) -> T | Failure:
+    """One question to the runner: the request as a file, the answer as a file."""
+    name = slug(getattr(request, "alias", None) or request.name)
+    question, answer = folder / f"{verb}-{name}.json", folder / f"{verb}-{name}.answer.json"
+    question.write_bytes(encode(request))
+    async with limit:
+        code, _, err = await _child(verb, str(question), "--out", str(answer), *options)
+    try:
+        return read(answer, kind if code == 0 else Failure)  # type: ignore[arg-type]
+    except (ContractError, FileNotFoundError) as error:
+        raise EnvironmentProblem(
+            f"the runner could not {verb} '{name}': {_last_line(err) or error}", "run `moodbench doctor`"
+        ) from None
+
+
+async def _child(*arguments: str) -> tuple[int, bytes, bytes]:
+    process = await asyncio.create_subprocess_exec(
+        *runner_command(*arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        out, err = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    return process.returncode or 0, out, err
+
+
+def _last_line(err: bytes) -> str:
+    lines = err.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""

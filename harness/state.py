@@ -1,0 +1,178 @@
+"""Events -> RunState, pure: displays, the report and the terminal UI all read it.
+
+A run's own events stand here; those of a cell come from the contract. `RunState.apply` takes either, in any order
+that a run can produce, and never fails on one it does not need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from runner.contract import (
+    CellEvent,
+    Event,
+    FailureKind,
+    LeaseReleased,
+    LeaseWanted,
+    Metrics,
+    Phase,
+    PhaseFinished,
+    PhaseStarted,
+    Progress,
+    Summary,
+    Warned,
+)
+
+RunOutcome = Literal["finished", "failed", "interrupted"]
+CellStatus = Literal["queued", "running", "waiting", "done", "reused", "failed", "interrupted"]
+
+
+class PlannedCell(msgspec.Struct, frozen=True, kw_only=True):
+    cell: str
+    model: str
+    dataset: str
+    method: str
+    seed: int
+    device: str
+
+
+class Notice(Event, kw_only=True, tag="notice"):
+    """Something the user should know before or during the run."""
+
+    message: str
+
+
+class RunStarted(Event, kw_only=True, tag="run_started"):
+    run: str
+    suite: str
+    folder: str
+    jobs: int
+    cells: tuple[PlannedCell, ...]
+
+
+class CellStarted(Event, kw_only=True, tag="cell_started"):
+    attempt: int
+
+
+class CellFinished(Event, kw_only=True, tag="cell_finished"):
+    """`reused`: the result was there before this run started."""
+
+    summary: Summary
+    seconds: float
+    reused: bool = False
+
+
+class CellFailed(Event, kw_only=True, tag="cell_failed"):
+    kind: FailureKind
+    message: str
+    hint: str
+    log: str | None = None
+    interrupted: bool = False  # the run was stopped: the cell is not at fault and goes on next time
+
+
+class RunFinished(Event, kw_only=True, tag="run_finished"):
+    """Always the last event. Cells: total = done + reused + failed + left."""
+
+    outcome: RunOutcome
+    exit_code: int
+    total: int
+    done: int
+    reused: int
+    failed: int
+    left: int
+    seconds: float
+    folder: str
+
+
+RunEvent = Notice | RunStarted | CellStarted | CellFinished | CellFailed | RunFinished
+AnyEvent = RunEvent | CellEvent
+
+
+@dataclass
+class CellState:
+    """One cell as a display shows it."""
+
+    plan: PlannedCell
+    status: CellStatus = "queued"
+    attempt: int = 0
+    phase: Phase | None = None
+    progress: Progress | None = None
+    validation: dict[str, float | None] = field(default_factory=dict)
+    summary: Summary | None = None
+    failure: CellFailed | None = None
+    warnings: list[str] = field(default_factory=list)
+    started: float | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class RunState:
+    """A whole run. Mutated by `apply` alone."""
+
+    run: str = ""
+    folder: str = ""
+    jobs: int = 1
+    started: float | None = None
+    cells: dict[str, CellState] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+    finished: RunFinished | None = None
+
+    def apply(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self.run, self.folder, self.jobs, self.started = event.run, event.folder, event.jobs, event.t
+            self.cells = {plan.cell: CellState(plan=plan) for plan in event.cells}
+        elif isinstance(event, Notice):
+            self.notices.append(event.message)
+        elif isinstance(event, RunFinished):
+            self.finished = event
+        elif event.cell in self.cells:
+            _apply_to_cell(self.cells[event.cell], event)
+
+    def count(self, *statuses: CellStatus) -> int:
+        return sum(cell.status in statuses for cell in self.cells.values())
+
+    def eta_s(self, now: float) -> float | None:
+        """Seconds left, by the mean duration of cells done for the same model, else of all; None before the first."""
+        durations: dict[str, list[float]] = {}
+        for cell in self.cells.values():
+            if cell.status == "done" and cell.seconds is not None:
+                durations.setdefault(cell.plan.model, []).append(cell.seconds)
+        everything = [s for seconds in durations.values() for s in seconds]
+        if not everything:
+            return None
+        left = 0.0
+        for cell in self.cells.values():
+            if cell.status in ("queued", "running", "waiting"):
+                known = durations.get(cell.plan.model, everything)
+                spent = now - cell.started if cell.started is not None else 0.0
+                left += max(0.0, sum(known) / len(known) - spent)
+        return left / self.jobs
+
+
+def _apply_to_cell(cell: CellState, event: Event) -> None:
+    if isinstance(event, CellStarted):
+        cell.status, cell.attempt, cell.started = "running", event.attempt, event.t
+        cell.phase, cell.progress, cell.failure = None, None, None
+    elif isinstance(event, CellFinished):
+        cell.status = "reused" if event.reused else "done"
+        cell.summary, cell.seconds, cell.phase, cell.progress = event.summary, event.seconds, None, None
+    elif isinstance(event, CellFailed):
+        cell.status = "interrupted" if event.interrupted else "failed"
+        cell.failure, cell.phase, cell.progress = event, None, None
+    elif isinstance(event, PhaseStarted):
+        cell.phase, cell.progress = event.phase, None
+    elif isinstance(event, PhaseFinished):
+        cell.progress = None
+    elif isinstance(event, Progress):
+        cell.progress = event
+    elif isinstance(event, Metrics) and event.split == "validation":
+        cell.validation = event.values
+    elif isinstance(event, Warned):
+        cell.warnings.append(event.message)
+    elif isinstance(event, LeaseWanted):
+        cell.status = "waiting"
+    elif isinstance(event, LeaseReleased):
+        cell.status = "running"

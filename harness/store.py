@@ -1,0 +1,291 @@
+"""The run folder: every path in it, atomic writes, reading back.
+
+results/<run>/
+  run.json                              what the run consists of: RunRecord
+  journal.jsonl                         the run's own events, one JSON object a line
+  leaderboard.json                      the ranking when the run last ended
+  cells/<cell>/attempt-001/             spec.json, events.jsonl, log.txt, and result.json or failure.json,
+                                        predictions.parquet, adapter/
+Attempts are numbered and never overwritten. A cell is finished when one of its attempts holds `result.json`.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness.errors import EnvironmentProblem, UsageProblem, unknown
+from runner import __version__
+from runner.contract import (
+    SCHEMA_VERSION,
+    CellSpec,
+    ContractError,
+    Device,
+    Event,
+    Failure,
+    Method,
+    Result,
+    encode,
+    read,
+    slug,
+    write_atomic,
+)
+
+
+class CellEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One cell of a run, as `run.json` lists it."""
+
+    cell: str
+    identity: str
+    model: str
+    dataset: str
+    fingerprint: str
+    method: Method
+    seed: int
+    device: Device
+
+    @property
+    def key(self) -> tuple[str, str, str, int, str]:
+        return (self.model, self.dataset, self.method, self.seed, self.device)
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`run.json`. `suites`: every suite that was run into this folder, oldest first."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    created: float
+    version: str
+    suites: tuple[dict[str, Any], ...] = ()
+    cells: tuple[CellEntry, ...] = ()
+
+
+@dataclass(frozen=True)
+class AttemptPaths:
+    folder: Path
+    number: int
+
+    @property
+    def spec(self) -> Path:
+        return self.folder / "spec.json"
+
+    @property
+    def events(self) -> Path:
+        return self.folder / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "result.json"
+
+    @property
+    def failure(self) -> Path:
+        return self.folder / "failure.json"
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions.parquet"
+
+    @property
+    def lease(self) -> Path:
+        return self.folder / "lease.granted"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk. Methods raise EnvironmentProblem where the folder cannot be written."""
+
+    folder: Path
+
+    @property
+    def record_path(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal.jsonl"
+
+    @property
+    def leaderboard(self) -> Path:
+        return self.folder / "leaderboard.json"
+
+    def cell(self, cell: str) -> Path:
+        return self.folder / "cells" / cell
+
+    def attempts(self, cell: str) -> list[AttemptPaths]:
+        found = sorted(self.cell(cell).glob("attempt-*"))
+        return [AttemptPaths(folder=path, number=int(path.name.rpartition("-")[2])) for path in found]
+
+    def new_attempt(self, cell: str) -> AttemptPaths:
+        number = max((a.number for a in self.attempts(cell)), default=0) + 1
+        folder = self.cell(cell) / f"attempt-{number:03d}"
+        with writing(folder):
+            folder.mkdir(parents=True)
+        return AttemptPaths(folder=folder, number=number)
+
+    def finished_attempt(self, cell: str) -> AttemptPaths | None:
+        """The last attempt with a result; None while the cell is not finished."""
+        return next((a for a in reversed(self.attempts(cell)) if a.result.exists()), None)
+
+    def result(self, cell: str) -> Result | None:
+        attempt = self.finished_attempt(cell)
+        return read(attempt.result, Result) if attempt else None
+
+    def failure(self, cell: str) -> Failure | None:
+        """How the last attempt of an unfinished cell ended, as far as it left word."""
+        attempts = self.attempts(cell)
+        if not attempts or not attempts[-1].failure.exists():
+            return None
+        return read(attempts[-1].failure, Failure)
+
+    def read_record(self) -> RunRecord:
+        try:
+            return read(self.record_path, RunRecord)
+        except FileNotFoundError:
+            raise UsageProblem(
+                f"{self.folder} is not a run folder: it holds no run.json", "give a folder under results/"
+            ) from None
+        except ContractError as error:
+            raise UsageProblem(f"cannot read the run: {error}", "choose another --run name") from None
+
+    def write_record(self, record: RunRecord) -> None:
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.record_path, encode(record))
+
+    def extend(self, name: str, suite: dict[str, Any], specs: Iterable[CellSpec]) -> RunRecord:
+        """Create the run, or add cells to it; a cell whose settings changed takes its predecessor's place. Raises
+        UsageProblem where the run already holds another version of a dataset."""
+        record = RunRecord(name=name, created=time.time(), version=__version__)
+        if self.record_path.exists():
+            record = self.read_record()
+        cells = {entry.key: entry for entry in record.cells}
+        fingerprints = {entry.dataset: entry.fingerprint for entry in record.cells}
+        for entry in map(entry_of, specs):
+            if fingerprints.setdefault(entry.dataset, entry.fingerprint) != entry.fingerprint:
+                raise UsageProblem(
+                    f"run '{name}' holds results on another version of '{entry.dataset}' (other rows or split sizes)",
+                    "give another --run name",
+                )
+            cells[entry.key] = entry
+        suites = record.suites if suite in record.suites else (*record.suites, suite)
+        record = msgspec.structs.replace(record, suites=suites, cells=tuple(cells.values()))
+        self.write_record(record)
+        return record
+
+
+def entry_of(spec: CellSpec) -> CellEntry:
+    return CellEntry(
+        cell=spec.cell,
+        identity=spec.identity,
+        model=spec.model.alias,
+        dataset=spec.dataset.name,
+        fingerprint=spec.dataset.fingerprint,
+        method=spec.method,
+        seed=spec.seed,
+        device=spec.device,
+    )
+
+
+def run_folder(results: Path, name: str) -> RunFolder:
+    """The folder of a run to be written. Raises UsageProblem for a name that is no plain folder name."""
+    if name != name.strip() or name in (".", "..") or "/" in name or "\\" in name or not name:
+        raise UsageProblem(f"'{name}' cannot name a run", "use letters, digits, '-', '_' and '.'")
+    return RunFolder(folder=results / name)
+
+
+def fresh_name(suite: str) -> str:
+    return time.strftime("%Y%m%d-%H%M%S-") + slug(suite)
+
+
+def find_run(given: str, results: Path) -> RunFolder:
+    """An existing run, by folder or by name under `results`. Raises UsageProblem with the nearest name."""
+    for folder in (Path(given), results / given):
+        if (folder / "run.json").is_file():
+            return RunFolder(folder=folder)
+    known = [path.parent.name for path in results.glob("*/run.json")]
+    remedy = (
+        f"runs there: {', '.join(sorted(known)[:8])}" if known else "start one with `moodbench run demo --run demo`"
+    )
+    raise unknown("run", given, known, remedy)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what a file system may answer into one sentence and a remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_problem(error, path) from error
+
+
+def storage_problem(error: OSError, path: Path) -> EnvironmentProblem:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EnvironmentProblem(
+            f"the disk that holds {path} is full", "free some space and run the same command again: finished cells stay"
+        )
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return EnvironmentProblem(
+            f"cannot write to {path}", "change its permissions, or choose another --results folder"
+        )
+    return EnvironmentProblem(f"cannot write to {path}: {error.strerror or error}", "choose another --results folder")
+
+
+class Journal:
+    """Appends the run's own events, each flushed at once; a torn last line is left to readers to skip."""
+
+    def __init__(self, path: Path) -> None:
+        with writing(path):
+            self._file = path.open("ab", buffering=0)
+        self._path = path
+        self._seq = 0
+
+    def append(self, event: Event) -> Event:
+        """Stamps and writes the event; the stamped one is returned."""
+        stamped = msgspec.structs.replace(event, t=time.time(), seq=self._seq)
+        self._seq += 1
+        with writing(self._path):
+            self._file.write(msgspec.json.encode(stamped) + b"\n")
+        return stamped
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class EventTail:
+    """Follows a growing events file: each call returns the whole lines that have come since the last."""
+
+    def __init__(self, path: Path, kinds: Any) -> None:
+        self._path = path
+        self._decoder = msgspec.json.Decoder(kinds)
+        self._offset = 0
+        self.unreadable = 0  # lines that are no event of the contract
+
+    def read(self) -> list[Event]:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole, _, _ = data.rpartition(b"\n")
+        if not whole:
+            return []
+        self._offset += len(whole) + 1
+        events: list[Event] = []
+        for line in whole.split(b"\n"):
+            try:
+                events.append(self._decoder.decode(line))
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                self.unreadable += 1
+        return events

@@ -1,0 +1,276 @@
+"""Suites: YAML or options of the command line -> Suite -> resolved cell specifications."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from harness.catalog import (
+    Catalog,
+    DatasetEntry,
+    Entry,
+    EvaluationOverrides,
+    ModelEntry,
+    TrainingOverrides,
+    check_model,
+    load_catalog,
+)
+from harness.errors import UsageProblem, unknown
+from harness.strict import convert, load_yaml
+from runner import __version__
+from runner.contract import (
+    METHODS,
+    CellSpec,
+    Choice,
+    CodeVersion,
+    DatasetRequest,
+    Device,
+    EvaluationSpec,
+    Method,
+    ModelSpec,
+    PreparedDataset,
+    SplitSizes,
+    TrainingSpec,
+    cell_name,
+    identity_of,
+)
+
+SMOKE_SIZES = SplitSizes(train=50, validation=20, test=20)
+TRAINABLE_METHODS: tuple[Method, ...] = ("lora", "full", "frozen")
+
+
+class SuiteFile(Entry, kw_only=True):
+    """A suite as YAML writes it. Models and datasets are names of the catalogue or entries written in place."""
+
+    models: tuple[str | ModelEntry, ...]
+    datasets: tuple[str | DatasetEntry, ...]
+    methods: tuple[str, ...] = ("lora",)
+    seeds: tuple[int, ...] = (42,)
+    training: TrainingOverrides = TrainingOverrides()
+    evaluation: EvaluationOverrides = EvaluationOverrides()
+    description: str = ""
+
+
+class Suite(Entry, kw_only=True):
+    """A selection with every name looked up. `requests` are what the datasets need to be prepared."""
+
+    name: str
+    models: tuple[ModelEntry, ...]
+    requests: tuple[DatasetRequest, ...]
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...]
+    training: TrainingOverrides = TrainingOverrides()
+    evaluation: EvaluationOverrides = EvaluationOverrides()
+    smoke: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the command line adds to, or puts in place of, a suite. Empty means: as the suite says."""
+
+    models: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+    data: DatasetEntry | None = None
+    methods: Sequence[str] = ()
+    seeds: Sequence[int] = ()
+    smoke: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell before its model and dataset are resolved."""
+
+    model: ModelEntry
+    request: DatasetRequest
+    method: Method
+    seed: int
+
+
+def read_suite_file(name: str, catalog: Catalog) -> tuple[SuiteFile, str, Path]:
+    """A suite by name or by file: its content, its name, and the folder relative paths start from."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise UsageProblem(f"no such suite file: {path}", "check the path; `moodbench run --help` shows examples")
+    else:
+        path = catalog.suite(name)
+    data = load_yaml(path)
+    if not isinstance(data, dict):
+        raise UsageProblem(
+            f"{path}: a suite is a mapping with the keys models and datasets", "see config/suites/demo.yaml"
+        )
+    return convert(data, SuiteFile, str(path)), path.stem, path.resolve().parent
+
+
+def build_suite(name: str | None, selection: Selection) -> Suite:
+    """Suite file and command line together. Raises UsageProblem."""
+    catalog = load_catalog()
+    own_data = selection.data is not None or selection.datasets
+    if name is None and not own_data:
+        raise UsageProblem(
+            "nothing to run: no suite and no data was named",
+            f"name a suite ({', '.join(sorted(catalog.suites))}), or give --data FILE or --datasets NAME",
+        )
+    file, suite_name, base = read_suite_file(name or "demo", catalog)
+    if name is None:  # the demo suite lends its models, nothing else
+        file = SuiteFile(models=file.models, datasets=())
+        suite_name = selection.data.name if selection.data else "-".join(selection.datasets)
+    models = tuple(_model(m, catalog, base) for m in (selection.models or file.models))
+    requests = _requests(file, selection, catalog, base)
+    suite = Suite(
+        name=suite_name,
+        models=models,
+        requests=requests,
+        methods=tuple(_method(m) for m in (selection.methods or file.methods)),
+        seeds=tuple(selection.seeds or file.seeds),
+        training=file.training,
+        evaluation=file.evaluation,
+        smoke=selection.smoke or test_mode(),
+    )
+    _refuse_emptiness_and_repeats(suite)
+    return suite
+
+
+def test_mode() -> bool:
+    return os.environ.get("MOODBENCH_TEST_MODE", "") not in ("", "0")
+
+
+def _model(given: str | ModelEntry, catalog: Catalog, base: Path) -> ModelEntry:
+    if isinstance(given, str):
+        kind, _, rest = given.partition(":")
+        if kind == "path" and rest:
+            entry = ModelEntry(alias=Path(rest).resolve().name, path=rest)
+        elif kind == "hub" and rest:
+            entry = ModelEntry(alias=rest.rpartition("/")[2], name=rest)
+        else:
+            return catalog.model(given)
+        base = Path.cwd()
+    else:
+        check_model(given, "suite")
+        entry = given
+    if entry.path:
+        entry = msgspec.structs.replace(entry, path=str((base / Path(entry.path).expanduser()).resolve()))
+    return entry
+
+
+def _requests(file: SuiteFile, selection: Selection, catalog: Catalog, base: Path) -> tuple[DatasetRequest, ...]:
+    chosen: list[str | DatasetEntry] = list(selection.datasets)
+    requests = []
+    if selection.data is not None:
+        requests.append(selection.data.request(Path.cwd()))
+    if not chosen and selection.data is None:
+        chosen = list(file.datasets)
+    for given in chosen:
+        entry, folder = catalog.dataset(given) if isinstance(given, str) else (given, base)
+        requests.append(entry.request(folder))
+    if selection.smoke or test_mode():
+        requests = [msgspec.structs.replace(request, sizes=SMOKE_SIZES) for request in requests]
+    return tuple(requests)
+
+
+def _method(name: str) -> Method:
+    for method in TRAINABLE_METHODS:
+        if name == method:
+            return method
+    if name in METHODS:
+        raise UsageProblem(f"method '{name}' cannot be run by this version", f"methods: {', '.join(TRAINABLE_METHODS)}")
+    raise unknown("method", name, TRAINABLE_METHODS, f"methods: {', '.join(TRAINABLE_METHODS)}")
+
+
+def _refuse_emptiness_and_repeats(suite: Suite) -> None:
+    for what, names in (
+        ("model", [m.alias for m in suite.models]),
+        ("dataset", [r.name for r in suite.requests]),
+        ("method", list(suite.methods)),
+        ("seed", [str(s) for s in suite.seeds]),
+    ):
+        if not names:
+            raise UsageProblem(f"suite '{suite.name}' names no {what}", f"give at least one {what}")
+        repeated = {n for n in names if names.count(n) > 1}
+        if repeated:
+            raise UsageProblem(
+                f"suite '{suite.name}' names the {what} {', '.join(sorted(repeated))} twice", "name each once"
+            )
+
+
+def jobs_of(suite: Suite) -> list[Job]:
+    """Every cell: seeds outermost, so that a run broken off early has compared all models on some seeds."""
+    return [
+        Job(model=model, request=request, method=method, seed=seed)
+        for seed in suite.seeds
+        for request in suite.requests
+        for model in suite.models
+        for method in methods_for(model, suite.methods)
+    ]
+
+
+def methods_for(model: ModelEntry, methods: Iterable[Method]) -> tuple[Method, ...]:
+    """A baseline has no method, and random weights can only be trained in full: both ignore what the suite says."""
+    if model.kind == "baseline":
+        return ("none",)
+    return ("full",) if model.kind == "scratch" else tuple(methods)
+
+
+def resolve_cell(
+    job: Job,
+    suite: Suite,
+    *,
+    model: ModelSpec,
+    dataset: PreparedDataset,
+    device: Choice,
+    threads: int,
+    code: CodeVersion,
+) -> CellSpec:
+    """The full specification of one cell, its name and identity included."""
+    cell_device: Device = "cpu" if job.model.kind == "baseline" else device.value  # type: ignore[assignment]
+    spec = CellSpec(
+        model=model,
+        method=job.method,
+        lora=job.model.lora if job.method == "lora" else None,
+        dataset=dataset,
+        training=training_spec(job, suite, cell_device),
+        evaluation=evaluation_spec(suite),
+        seed=job.seed,
+        device=cell_device,
+        device_reason=device.reason,
+        threads=threads,
+        lease=True,
+        runner_version=__version__,
+        code=code,
+    )
+    identity = identity_of(spec)
+    return msgspec.structs.replace(spec, identity=identity, cell=cell_name(spec, identity))
+
+
+def training_spec(job: Job, suite: Suite, device: Device) -> TrainingSpec:
+    """Defaults, then the method's, scratch's, the model's and the suite's own settings; smoke has the last word."""
+    training = load_catalog().training
+    batch = getattr(job.model.recommended_batch_size, device)
+    layers: list[TrainingOverrides] = [training.defaults, TrainingOverrides(batch_size=batch)]
+    layers.append(training.methods.get(job.method, TrainingOverrides()))
+    if job.model.kind == "scratch":
+        layers.append(training.scratch)
+    layers += [job.model.training, suite.training]
+    if suite.smoke:
+        layers.append(training.smoke)
+    settings = {key: value for layer in layers for key, value in layer.given().items()}
+    effective = settings.pop("effective_batch_size", None) or min(64, max(32, 4 * settings["batch_size"]))
+    settings["batch_size"] = min(settings["batch_size"], effective)
+    settings["accumulation"] = math.ceil(effective / settings["batch_size"])
+    return TrainingSpec(**settings)
+
+
+def evaluation_spec(suite: Suite) -> EvaluationSpec:
+    evaluation = load_catalog().evaluation
+    spec = suite.evaluation.onto(evaluation.defaults)
+    return evaluation.smoke.onto(spec) if suite.smoke else spec
+
+
+def as_mapping(suite: Suite) -> Mapping[str, object]:
+    """The suite as plain data, for the run's record."""
+    return msgspec.to_builtins(suite)  # type: ignore[no-any-return]

@@ -1,0 +1,214 @@
+"""`python -m runner run | prepare | fetch | info`: what an executor calls, and what works by hand.
+
+run SPEC.json --out DIR      one attempt at one cell; leaves result.json or failure.json in DIR
+prepare REQUEST.json --out FILE --cache DIR   a dataset into canonical splits; FILE gets the PreparedDataset
+fetch MODEL.json --out FILE  find (or download) a model's files and check them; FILE gets the resolved ModelSpec
+info                         devices and package versions, as JSON on stdout
+
+Exit codes: 0 done; 1 failed, failure.json (run) or FILE (others) says why; 2 usage or an unreadable spec.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from runner import __version__
+from runner.contract import (
+    CellSpec,
+    ContractError,
+    DatasetRequest,
+    Failed,
+    Failure,
+    FailureKind,
+    ModelSpec,
+    Phase,
+    encode,
+    read,
+    write_atomic,
+)
+from runner.errors import RunnerError
+from runner.events import EventLog
+
+HINTS: dict[FailureKind, str] = {
+    "out_of_memory": "lower training.batch_size (raise training.accumulation to match) or dataset max_length, "
+    "or choose a smaller model",
+    "disk_full": "free some space, then run the same command again: finished cells are kept",
+    "killed": "run the same command again: finished cells are kept",
+    "code": "this is a fault of MoodBench: please report it with the traceback in failure.json",
+    "model": "fetch the model again, or choose another",
+    "environment": "run `moodbench doctor` to see what is missing",
+}
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception, so that a failure report is still written."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.function(args)
+    except ContractError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except FileNotFoundError as error:
+        print(f"error: no such file: {error.filename}", file=sys.stderr)  # noqa: T201
+        return 2
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runner", description="The cell side of MoodBench.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run one attempt at one cell")
+    run.add_argument("spec", type=Path, metavar="SPEC.json")
+    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for result, events and adapter")
+    run.add_argument("--watch-stdin", action="store_true", help="end when standard input closes (the host has gone)")
+    run.set_defaults(function=run_cell)
+    prepare = commands.add_parser("prepare", help="turn a dataset into canonical splits")
+    prepare.add_argument("request", type=Path, metavar="REQUEST.json")
+    prepare.add_argument("--out", type=Path, required=True, metavar="FILE")
+    prepare.add_argument("--cache", type=Path, required=True, metavar="DIR")
+    prepare.set_defaults(function=prepare_dataset)
+    fetch = commands.add_parser("fetch", help="find or download a model and check its files")
+    fetch.add_argument("request", type=Path, metavar="MODEL.json")
+    fetch.add_argument("--out", type=Path, required=True, metavar="FILE")
+    fetch.set_defaults(function=fetch_model)
+    info = commands.add_parser("info", help="devices and package versions as JSON")
+    info.set_defaults(function=print_info)
+    return parser
+
+
+def run_cell(args: argparse.Namespace) -> int:
+    spec = read(args.spec, CellSpec)
+    args.out.mkdir(parents=True, exist_ok=True)
+    _limit_threads(spec.threads)
+    signal.signal(signal.SIGTERM, _terminate)
+    if args.watch_stdin:
+        threading.Thread(target=_die_with_parent, daemon=True).start()
+    with EventLog(args.out / "events.jsonl", spec.cell) as events:
+        return _run_cell(spec, args.out, events)
+
+
+def _run_cell(spec: CellSpec, out: Path, events: EventLog) -> int:
+    from runner import cell
+    from runner.models import quiet
+
+    quiet()
+    attempt = cell.Cell(spec, out, events)
+    failure = _guarded(lambda: (cell.check(spec), attempt.run()), spec.cell, lambda: attempt.phase)
+    if failure is None:
+        return 0
+    print(failure.traceback or "", file=sys.stderr)  # noqa: T201
+    print(f"error: {failure.message}\nhint: {failure.hint}", file=sys.stderr)  # noqa: T201
+    try:
+        write_atomic(out / "failure.json", encode(failure))
+        events.emit(Failed(kind=failure.kind, message=failure.message))
+    except OSError as error:  # a full disk refuses the report too; the executor still sees exit code and log
+        print(f"error: the failure could not be written: {error}", file=sys.stderr)  # noqa: T201
+    return 1
+
+
+def prepare_dataset(args: argparse.Namespace) -> int:
+    from runner.data import prepare
+
+    request = read(args.request, DatasetRequest)
+    return _answer(args.out, request.name, lambda: prepare(request, args.cache))
+
+
+def fetch_model(args: argparse.Namespace) -> int:
+    from runner.models import quiet, resolve
+
+    quiet()
+    request = read(args.request, ModelSpec)
+    return _answer(args.out, request.alias, lambda: resolve(request))
+
+
+def print_info(args: argparse.Namespace) -> int:
+    from runner.device import info
+
+    sys.stdout.buffer.write(encode(info()))
+    return 0
+
+
+def _answer(out: Path, name: str, work: Callable[[], Any]) -> int:
+    """Run `work`; FILE gets what it returns, or the Failure."""
+    answer: list[Any] = []
+    failure = _guarded(lambda: answer.append(work()), name, lambda: None)
+    write_atomic(out, encode(failure or answer[0]))
+    return 1 if failure else 0
+
+
+def _guarded(work: Callable[[], object], name: str, phase: Callable[[], Phase | None]) -> Failure | None:
+    """Run `work`; what goes wrong becomes a Failure with its class, a hint and the whole traceback."""
+    try:
+        work()
+    except RunnerError as error:
+        return _failure(name, error.kind, error.message, error.hint, phase())
+    except Terminated:
+        return _failure(name, "killed", "the cell was asked to stop (SIGTERM)", HINTS["killed"], phase())
+    except KeyboardInterrupt:
+        return _failure(name, "killed", "the cell was interrupted", HINTS["killed"], phase())
+    except Exception as error:  # noqa: BLE001 - the process boundary: every fault must reach failure.json
+        kind = classify(error)
+        message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        return _failure(name, kind, message, HINTS[kind], phase())
+    return None
+
+
+def _failure(name: str, kind: FailureKind, message: str, hint: str, phase: Phase | None) -> Failure:
+    return Failure(
+        cell=name, kind=kind, message=message, hint=hint, phase=phase, traceback=traceback.format_exc(), t=time.time()
+    )
+
+
+def classify(error: BaseException) -> FailureKind:
+    """The class of an exception that no one raised on purpose."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    text = str(error)
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in names or "not enough memory" in text:
+        return "out_of_memory"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk_full"
+    if "No space left on device" in text:
+        return "disk_full"
+    if "SafetensorError" in names:
+        return "model"
+    if isinstance(error, ImportError | PermissionError):
+        return "environment"
+    return "code"
+
+
+def _limit_threads(threads: int) -> None:
+    """Before any numeric library is imported: later the pools already exist."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a cell looks nothing up
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA needs it to be deterministic
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _die_with_parent() -> None:
+    """Standard input ends when the host ends, however it ends: then nobody wants this cell."""
+    while sys.stdin.buffer.read(4096):
+        pass
+    os._exit(143)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

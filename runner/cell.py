@@ -1,0 +1,277 @@
+"""One attempt at one cell: the phases in order, then the result.
+
+load -> tokenize -> train -> export -> score -> time. A file appears under its final name only when it is whole, and
+`result.json` is the last: its presence is the only sign of success.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runner import device as devices
+from runner import provenance, timing
+from runner.contract import (
+    SPLITS,
+    CellSpec,
+    Choice,
+    Finished,
+    LeaseReleased,
+    LeaseWanted,
+    Memory,
+    Metrics,
+    Phase,
+    PhaseFinished,
+    PhaseStarted,
+    Quality,
+    Resources,
+    Result,
+    Summary,
+    Timing,
+    TrainingReport,
+    Warned,
+    encode,
+    write_atomic,
+)
+from runner.data.prepared import Rows, read_split
+from runner.errors import RunnerError
+from runner.events import EventLog
+from runner.memory import PeakMeter, rss_mb
+from runner.scoring import Predictor, write_predictions
+from runner.subjects import Subject, subject_for
+from runner.tasks import classification
+
+LEASE_FILE = "lease.granted"
+LEASE_POLL_S = 0.02
+
+
+class Cell:
+    """Carries one attempt through its phases. `phase` is the one that runs now, for the failure report."""
+
+    def __init__(self, spec: CellSpec, out: Path, events: EventLog) -> None:
+        self.spec = spec
+        self.out = out
+        self.events = events
+        self.phase: Phase | None = None
+        self._seconds: dict[Phase, float] = {}
+        self._memory: dict[str, float | None] = {}
+        self._meter = PeakMeter(spec.device)
+        self._choices: dict[str, Choice] = {}
+        self._reasons: dict[str, str] = {}
+        self._warnings: list[str] = []
+        self._report: TrainingReport | None = None
+        self._quality: Quality | None = None
+        self._timing: Timing | None = None
+
+    def run(self) -> Result:
+        started = time.time()
+        devices.make_deterministic(self.spec.seed, self.spec.threads)
+        splits = {split: read_split(self.spec.dataset, split) for split in SPLITS}
+        subject = subject_for(self.spec, splits, self.out)
+        with self._phase("load"):
+            self._choices = subject.load()
+            self._note_memory("after_load")
+        with self._phase("tokenize"):
+            subject.tokenize()
+        with self._phase("train"):
+            self._train(subject)
+        if "export" in self.spec.phases:
+            with self._phase("export"):
+                subject.export(self.out / "adapter")
+        predictor = subject.predictor()
+        with self._phase("score"):
+            self._score(predictor, splits["test"])
+        if "time" in self.spec.phases:
+            self._time(predictor, splits["test"], subject.merged)
+        result = self._result(subject, started)
+        write_atomic(self.out / "result.json", encode(result))
+        self.events.emit(Finished(seconds=time.time() - started))
+        return result
+
+    @contextmanager
+    def _phase(self, phase: Phase) -> Iterator[None]:
+        self.phase = phase
+        self.events.emit(PhaseStarted(phase=phase))
+        begin = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - begin
+        self._seconds[phase] = seconds
+        self.events.emit(PhaseFinished(phase=phase, seconds=seconds))
+        self.events.emit(Resources(rss_mb=rss_mb(), device_mb=self._meter.device_allocated_mb()))
+
+    def _train(self, subject: Subject) -> None:
+        self._meter.reset()
+        self._report = subject.train(self.events.emit)
+        self._note_peak("training")
+        if self._report is not None and self._report.stopped_early:
+            self._warn(
+                f"training stopped early at step {self._report.steps}: no better F1 on the validation split "
+                f"in {self.spec.training.patience} evaluations"
+            )
+
+    def _score(self, predictor: Predictor, test: Rows) -> None:
+        self._note_memory("before_inference")
+        self._meter.reset()
+        evaluation = self.spec.evaluation
+        probabilities = predictor.predict(test.texts, evaluation.batch_size)
+        slices = {column: test.columns[column] for column in self.spec.dataset.slice_columns}
+        self._quality, reasons = classification.evaluate(
+            test.labels, probabilities, self.spec.dataset.label_names, slices, evaluation.calibration_bins
+        )
+        self._reasons |= reasons
+        write_predictions(self.out / "predictions.parquet", test.ids, test.labels, probabilities)
+        self._note_peak("inference")
+        self.events.emit(Metrics(phase="score", split="test", values=self._quality.metrics))
+
+    def _time(self, predictor: Predictor, test: Rows, merged: bool) -> None:
+        self._wait_for_lease()
+        try:
+            with self._phase("time"):
+                self._timing = timing.measure(
+                    predictor,
+                    test.texts,
+                    self.spec.evaluation,
+                    load_s=self._seconds["load"],
+                    merged=merged,
+                    emit=self.events.emit,
+                )
+        finally:
+            if self.spec.lease:
+                self.events.emit(LeaseReleased())
+        self._note_peak("inference")
+        if self._timing.contaminated:
+            self._warn(
+                f"the machine was busy while this cell was timed: {self._timing.cpu_share_foreign:.0%} of its CPU "
+                "time went to other work, so speed figures are too low"
+            )
+
+    def _wait_for_lease(self) -> None:
+        if not self.spec.lease:
+            return
+        self.events.emit(LeaseWanted())
+        while not (self.out / LEASE_FILE).exists():
+            time.sleep(LEASE_POLL_S)
+
+    def _warn(self, message: str) -> None:
+        self._warnings.append(message)
+        self.events.emit(Warned(message=message))
+
+    def _note_memory(self, moment: str) -> None:
+        self._memory[f"rss_{moment}_mb"] = rss_mb()
+        self._memory[f"device_allocated_{moment}_mb"] = self._meter.device_allocated_mb()
+
+    def _note_peak(self, moment: str) -> None:
+        self._memory[f"rss_peak_{moment}_mb"] = self._meter.peak_rss_mb()
+        self._memory[f"device_peak_{moment}_mb"] = self._meter.device_peak_mb()
+        self._memory["device_reserved_mb"] = self._meter.device_reserved_mb()
+        if self._meter.reason is not None:
+            self._reasons["rss_peak_inference_mb"] = self._meter.reason
+
+    def _result(self, subject: Subject, started: float) -> Result:
+        spec = self.spec
+        memory = Memory(**self._memory)
+        summary = summarize(spec, self._quality, self._timing, memory, self._report, self._seconds["train"])
+        self._reasons |= _null_reasons(summary, self._timing, spec)
+        size = subject.size()
+        return Result(
+            cell=spec.cell,
+            identity=spec.identity,
+            model=spec.model.alias,
+            dataset=spec.dataset.name,
+            method=spec.method,
+            seed=spec.seed,
+            device=spec.device,
+            label_names=spec.dataset.label_names,
+            summary=summary,
+            quality=self._quality,
+            training=self._report,
+            timing=self._timing,
+            memory=memory,
+            phases=self._seconds,
+            parameters_total=size.total,
+            parameters_trainable=size.trainable,
+            requested=_requested(spec),
+            effective=self._choices,
+            reasons=self._reasons,
+            warnings=tuple(self._warnings),
+            provenance=provenance.collect(spec, started),
+        )
+
+
+def summarize(
+    spec: CellSpec,
+    quality: Quality | None,
+    timed: Timing | None,
+    memory: Memory,
+    report: TrainingReport | None,
+    train_s: float,
+) -> Summary:
+    metrics = quality.metrics if quality else {}
+    best = max(timed.throughput, key=lambda t: t.samples_per_s, default=None) if timed else None
+    on_device = spec.device != "cpu" and spec.model.kind != "baseline"
+    peak = memory.device_peak_inference_mb if on_device else memory.rss_peak_inference_mb
+    return Summary(
+        model_name=spec.model.alias,
+        accuracy=metrics.get("accuracy"),
+        f1=metrics.get("f1"),
+        precision=metrics.get("precision"),
+        recall=metrics.get("recall"),
+        ttft_mean_ms=timed.latency.mean_ms if timed else None,
+        latency_median_ms=timed.latency.p50_ms if timed else None,
+        latency_p99_ms=timed.latency.p99_ms if timed else None,
+        throughput_tokens_per_sec=best.tokens_per_s if best else None,
+        throughput_samples_per_sec=best.samples_per_s if best else None,
+        memory_allocated_mb=peak,
+        training_time_hours=(report.seconds if report else train_s) / 3600,
+    )
+
+
+def _null_reasons(summary: Summary, timed: Timing | None, spec: CellSpec) -> dict[str, str]:
+    """Why each figure of the summary that is null is so."""
+    reasons: dict[str, str] = {}
+    if timed is None:
+        names = ("ttft_mean_ms", "latency_median_ms", "latency_p99_ms")
+        names += ("throughput_tokens_per_sec", "throughput_samples_per_sec")
+        return dict.fromkeys(names, "the phase 'time' was not asked for")
+    for name, p in (("latency_median_ms", 50), ("latency_p99_ms", 99)):
+        if getattr(summary, name) is None:
+            reasons[name] = (
+                f"{timed.latency.requests} requests were timed; a p{p} needs {timing.PERCENTILE_BOUNDS[p]} for a "
+                "99 % order-statistic bound"
+            )
+    if summary.throughput_tokens_per_sec is None:
+        reasons["throughput_tokens_per_sec"] = f"'{spec.model.alias}' has no tokenizer"
+    if summary.memory_allocated_mb is None:
+        reasons["memory_allocated_mb"] = f"no peak memory is known on {spec.device} here"
+    return reasons
+
+
+def _requested(spec: CellSpec) -> dict[str, object]:
+    training = spec.training
+    return {
+        "device": spec.device,
+        "threads": spec.threads,
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "accumulation": training.accumulation,
+        "learning_rate": training.learning_rate,
+        "max_length": spec.dataset.max_length,
+        "method": spec.method,
+        "lora_rank": spec.lora.rank if spec.lora else None,
+    }
+
+
+def check(spec: CellSpec) -> None:
+    """What no phase could do anything about. Raises RunnerError(configuration)."""
+    if "score" not in spec.phases or "train" not in spec.phases:
+        raise RunnerError(
+            "configuration", "a cell needs the phases 'train' and 'score'", "add them to the spec's phases"
+        )
+    if spec.model.kind == "baseline" and spec.method != "none":
+        raise RunnerError(
+            "configuration",
+            f"the baseline '{spec.model.alias}' has no method '{spec.method}'",
+            "set the spec's method to 'none'",
+        )
