@@ -71,14 +71,17 @@ def stacked_predictions(entry: Entry) -> IntArray:
 
 def common_labels(records: Sequence[CellRecord]) -> IntArray:
     """The labels (n,) that all these scored cells share. Raises ValueError, naming a cell, when they do not."""
-    first = records[0]
+    labels: IntArray | None = None
     for record in records:
         if record.labels is None or record.predicted is None or record.labels.shape != record.predicted.shape:
             raise ValueError(f"{record.cell}: there is not one prediction for each label")
-        if first.labels is None or not np.array_equal(first.labels, record.labels):
-            raise ValueError(f"{first.cell} and {record.cell} disagree about the labels of {record.dataset}")
-    assert first.labels is not None
-    return first.labels
+        if labels is None:
+            labels = record.labels
+        elif not np.array_equal(labels, record.labels):
+            raise ValueError(f"{records[0].cell} and {record.cell} disagree about the labels of {record.dataset}")
+    if labels is None:
+        raise ValueError("there is no scored cell")
+    return labels
 
 
 def measured_value(name: str, result: Result) -> float | None:

@@ -1,0 +1,386 @@
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.board import FLAG_MEANINGS, Leaderboard, Row, to_builtins
+from harness.metrics import METRICS
+from harness.ranking import COMPOSITE_WEIGHTS, CellRecord, competition_ranks, composite, min_max, rank_cells
+from runner.contract import (
+    Choice,
+    CodeVersion,
+    Latency,
+    Provenance,
+    Quality,
+    Result,
+    Summary,
+    Throughput,
+    Timing,
+)
+
+LABELS = np.array([0, 1] * 150)
+
+
+def predictions(accuracy: float, seed: int = 0, labels: np.ndarray = LABELS) -> np.ndarray:
+    wrong = np.random.default_rng(seed).permutation(labels.size) >= round(accuracy * labels.size)
+    return np.where(wrong, 1 - labels, labels)
+
+
+def provenance(**changes: Any) -> Provenance:
+    fields: dict[str, Any] = {
+        "started": 0.0, "finished": 1.0, "hostname_hash": None, "os": "Linux", "cpu_model": "A", "cores": 2,
+        "threads": 2, "ram_mb": 1000.0, "gpu_model": None, "python": "3.12", "packages": {}, "code": CodeVersion(),
+        "model_revision": None, "weights_sha256": {}, "dataset_fingerprint": "f", "seed": 42,
+    }  # fmt: skip
+    return Provenance(**(fields | changes))
+
+
+def cell(
+    model: str,
+    *,
+    accuracy: float = 0.8,
+    ms: float | None = 5.0,
+    per_s: float | None = 200.0,
+    p95: float | None = 8.0,
+    seed: int = 42,
+    dataset: str = "sst2",
+    fingerprint: str = "f1",
+    method: str = "lora",
+    device: str = "cpu",
+    contaminated: bool = False,
+    where: Provenance | None = None,
+    predicted: np.ndarray | None = None,
+    labels: np.ndarray = LABELS,
+    **fields: Any,
+) -> CellRecord:
+    latency = Latency(requests=200, mean_ms=ms or 0, std_ms=0.1, p50_ms=ms, p95_ms=p95)
+    throughput = Throughput(batch_size=8, samples=100, seconds=1.0, samples_per_s=per_s or 0, tokens_per_s=None)
+    timing = Timing(latency=latency, throughput=(throughput,), cold_start_s=None, contaminated=contaminated)
+    given: dict[str, Any] = {
+        "cell": f"{model}--{dataset}--s{seed}", "identity": "i", "model": model, "dataset": dataset, "method": method,
+        "seed": seed, "device": device, "label_names": ("no", "yes"),
+        "summary": Summary(model_name=model, latency_median_ms=ms, throughput_samples_per_sec=per_s),
+        "quality": Quality(rows=labels.size, metrics={"roc_auc": 0.9}),
+        "timing": None if ms is None else timing,
+        "provenance": where or provenance(),
+    }  # fmt: skip
+    result = Result(**(given | fields))
+    return CellRecord(
+        cell=result.cell,
+        model=model,
+        dataset=dataset,
+        fingerprint=fingerprint,
+        method=method,
+        seed=seed,
+        device=device,
+        result=result,
+        labels=labels,
+        predicted=predictions(accuracy, seed, labels) if predicted is None else predicted,
+    )
+
+
+def without_predictions(record: CellRecord) -> CellRecord:
+    return dataclasses.replace(record, labels=None, predicted=None)
+
+
+def by_model(board: Leaderboard) -> dict[str, Row]:
+    return {row.model: row for row in board.rows}
+
+
+def score(row: Row) -> float:
+    value = row.metrics["score"].value
+    assert value is not None
+    return value
+
+
+# --- the composite ----------------------------------------------------------------------------
+
+
+def test_composite_by_hand() -> None:
+    columns = {
+        "accuracy": np.array([0.9, 0.8, 0.7]),
+        "f1": np.array([0.9, 0.7, 0.8]),
+        "throughput_samples_per_sec": np.array([100.0, 300.0, 500.0]),
+        "latency_median_ms": np.array([10.0, 6.0, 2.0]),
+    }
+    expected = [0.3 + 0.3 + 0 - 0.2, 0.15 + 0 + 0.1 - 0.1, 0 + 0.15 + 0.2 - 0]
+    assert composite(columns, COMPOSITE_WEIGHTS) == pytest.approx(np.array(expected))
+
+
+def test_min_max_ignores_constant_and_missing_values() -> None:
+    nan = math.nan
+    values = np.array([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0], [nan, 1.0, 3.0], [nan, nan, nan], [nan, 5.0, nan]])
+    expected = [[0, 0.5, 1], [0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert min_max(values).tolist() == expected
+
+
+def test_rounding_is_no_difference() -> None:
+    assert min_max(np.array([0.1 + 0.2, 0.3])).tolist() == [0, 0]
+
+
+def test_equal_scores_share_the_lower_rank() -> None:
+    assert competition_ranks(np.array([0.5, 0.7, 0.7, 0.1, math.nan])) == [3, 1, 1, 4, 5]
+
+
+def test_board_scores_by_hand() -> None:
+    board = rank_cells([cell("good", accuracy=0.9, ms=10, per_s=100), cell("fast", accuracy=0.7, ms=2, per_s=500)])
+    rows = by_model(board)
+    assert score(rows["good"]) == pytest.approx(0.3 + 0.3 - 0.2)
+    assert score(rows["fast"]) == pytest.approx(0.2)
+    assert [(row.model, row.rank) for row in board.rows] == [("good", 1), ("fast", 2)]
+
+
+def test_being_better_in_anything_never_lowers_the_score() -> None:
+    others = [cell("a", accuracy=0.9, ms=3, per_s=300), cell("b", accuracy=0.6, ms=9, per_s=100)]
+    base: dict[str, float] = {"accuracy": 0.7, "ms": 6, "per_s": 200}
+
+    def of(**changes: float) -> float:
+        options: dict[str, Any] = base | changes
+        return score(by_model(rank_cells([*others, cell("me", **options)], replicates=10))["me"])
+
+    assert of(accuracy=0.8) > of()
+    assert of(ms=5) > of()
+    assert of(per_s=250) > of()
+
+
+def test_weights_are_an_option() -> None:
+    cells = [cell("good", accuracy=0.9, ms=10), cell("fast", accuracy=0.7, ms=2)]
+    board = rank_cells(cells, weights={"latency_median_ms": -1.0})
+    assert [row.model for row in board.rows] == ["fast", "good"]
+    assert board.weights == {"latency_median_ms": -1.0}
+
+
+# --- values and intervals ---------------------------------------------------------------------
+
+
+def test_values_are_means_over_seeds_inside_their_intervals() -> None:
+    cells = [cell("m", accuracy=a, seed=s, ms=ms) for s, a, ms in [(1, 0.7, 4.0), (2, 0.8, 5.0), (3, 0.9, 9.0)]]
+    row = by_model(rank_cells([*cells, cell("n")]))["m"]
+    assert row.seeds == (1, 2, 3)
+    for name, mean in (("accuracy", 0.8), ("latency_median_ms", 6.0)):
+        figure = row.metrics[name]
+        assert figure.value == pytest.approx(mean)
+        assert figure.low is not None and figure.high is not None
+        assert figure.low < mean < figure.high
+    assert row.metrics["latency_median_ms"].low == 4.0
+    assert row.metrics["latency_median_ms"].high == 9.0
+
+
+def test_identical_models_tie_in_value_interval_and_rank() -> None:
+    def seeds(model: str) -> list[CellRecord]:
+        return [cell(model, accuracy=0.8 + seed / 100, seed=seed, ms=5.0 + seed) for seed in (1, 2, 3)]
+
+    board = rank_cells([*seeds("one"), *seeds("two"), cell("worse", accuracy=0.6, ms=20)])
+    rows = by_model(board)
+    assert rows["one"].metrics == rows["two"].metrics
+    assert [row.rank for row in board.rows] == [1, 1, 3]
+
+
+def test_the_same_input_gives_the_same_board_in_any_order() -> None:
+    cells = [cell(model, seed=seed, accuracy=0.7 + seed / 50) for model in "abc" for seed in (1, 2)]
+    assert rank_cells(cells) == rank_cells(cells[::-1])
+
+
+def test_another_model_leaves_quality_intervals_alone() -> None:
+    cells = [cell("a", accuracy=0.9), cell("b", accuracy=0.7)]
+    before, after = (by_model(rank_cells(c))["a"].metrics for c in (cells, [*cells, cell("c", accuracy=0.5)]))
+    assert before["accuracy"] == after["accuracy"]
+
+
+def test_score_intervals_reflect_uncertain_order() -> None:
+    close = by_model(rank_cells([cell("a", accuracy=0.80), cell("b", accuracy=0.79)]))["a"].metrics["score"]
+    clear = by_model(rank_cells([cell("a", accuracy=0.95), cell("b", accuracy=0.55)]))["a"].metrics["score"]
+    assert (close.low, close.high) == pytest.approx((0.0, 0.6))
+    assert (clear.low, clear.high) == pytest.approx((0.6, 0.6))
+
+
+def test_one_seed_gives_speed_no_interval() -> None:
+    row = rank_cells([cell("a"), cell("b", accuracy=0.7)]).rows[0]
+    figure = row.metrics["latency_median_ms"]
+    assert (figure.value, figure.low, figure.high) == (5.0, None, None)
+    assert figure.reason == "no interval: measured with one seed"
+    assert row.metrics["accuracy"].low is not None
+
+
+def test_probability_metrics_have_a_value_and_no_interval() -> None:
+    figure = rank_cells([cell("a", seed=1), cell("a", seed=2)]).rows[0].metrics["roc_auc"]
+    assert (figure.value, figure.low, figure.high) == (0.9, None, None)
+    assert figure.reason is not None
+
+
+def test_a_null_figure_says_why() -> None:
+    metrics = rank_cells([cell("a", p95=None, reasons={"latency_p95_ms": "needs 130 requests"})]).rows[0].metrics
+    assert metrics["latency_p95_ms"].reason == "needs 130 requests"
+    assert metrics["ece"].reason == "not measured"
+    assert set(metrics) == set(METRICS)
+
+
+def test_three_classes_have_no_binary_f1() -> None:
+    labels = np.array([0, 1, 2] * 100)
+    record = cell("a", labels=labels, predicted=labels, label_names=("x", "y", "z"))
+    metrics = rank_cells([record]).rows[0].metrics
+    assert metrics["f1_binary"].reason == "defined for two classes only"
+    assert metrics["f1"].value == 1
+
+
+def test_cells_that_disagree_about_labels_are_refused() -> None:
+    with pytest.raises(ValueError, match="disagree about the labels of sst2"):
+        rank_cells([cell("a"), cell("b", labels=1 - LABELS)])
+    with pytest.raises(ValueError, match="one prediction for each label"):
+        rank_cells([cell("a", predicted=LABELS[:-1])])
+
+
+def test_no_cells_give_an_empty_board() -> None:
+    assert rank_cells([]).rows == ()
+
+
+# --- flags and groups -------------------------------------------------------------------------
+
+
+def flags(record: CellRecord, *others: CellRecord) -> set[str]:
+    return set(by_model(rank_cells([record, *others], replicates=50))[record.model].flags)
+
+
+def test_a_clean_row_has_no_flags() -> None:
+    pair = [cell(model, seed=seed) for model in "ab" for seed in (1, 2)]
+    assert flags(*pair) == set()
+
+
+@pytest.mark.parametrize(
+    ("flag", "options"),
+    [
+        ("contaminated", {"contaminated": True}),
+        ("few_requests", {"p95": None}),
+        ("at_chance", {"accuracy": 0.5}),
+        ("at_chance", {"accuracy": 0.2}),
+        ("no_timing", {"ms": None}),
+        ("no_timing", {"per_s": None}),
+        ("seeds_differ", {"seed": 7}),
+        (
+            "reduced_batch",
+            {"requested": {"batch_size": 16}, "effective": {"batch_size": Choice(value=8, reason="memory")}},
+        ),
+    ],
+)
+def test_flags_of_a_row(flag: str, options: dict[str, Any]) -> None:
+    assert flags(cell("a", **options), cell("b"), cell("c")) == {flag, "one_seed"}
+    assert flags(cell("b"), cell("a", **options), cell("c")) == {"one_seed"}
+
+
+def test_a_batch_as_requested_is_no_flag() -> None:
+    as_asked = {"requested": {"batch_size": 8}, "effective": {"batch_size": Choice(value=8, reason="fits")}}
+    assert flags(cell("a", **as_asked), cell("b")) == {"one_seed"}
+
+
+def test_few_test_rows() -> None:
+    labels = np.array([0, 1] * 50)
+    assert "few_test_rows" in flags(cell("a", labels=labels), cell("b", labels=labels))
+
+
+def test_a_model_alone_scores_zero_and_says_so() -> None:
+    row = rank_cells([cell("a")]).rows[0]
+    figure = row.metrics["score"]
+    assert (row.rank, figure.value, figure.low, figure.high) == (1, 0, 0, 0)
+    assert set(row.flags) == {"one_seed", "only_model"}
+
+
+def test_missing_timing_contributes_nothing() -> None:
+    rows = by_model(rank_cells([cell("a", accuracy=0.9, ms=None, per_s=None), cell("b", ms=2), cell("c", ms=4)]))
+    assert score(rows["a"]) == pytest.approx(0.6)
+    assert score(rows["c"]) == pytest.approx(-0.2)
+
+
+def test_a_model_without_predictions_has_no_rank_and_moves_nobody() -> None:
+    cells = [cell("a", accuracy=0.9, ms=4), cell("b", ms=2)]
+    board = rank_cells([*cells, without_predictions(cell("c", ms=100))])
+    rows = by_model(board)
+    assert rows["c"].rank is None
+    assert "no_predictions" in rows["c"].flags
+    assert rows["c"].metrics["latency_median_ms"].value == 100
+    assert rows["c"].metrics["score"].reason == "no predictions on the test split"
+    assert score(rows["a"]) == score(by_model(rank_cells(cells))["a"])
+    assert board.rows[-1].model == "c"
+    assert rank_cells([without_predictions(cell("c"))]).rows[0].rank is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"cpu_model": "B"}, {"threads": 4}, {"gpu_model": "H"}, {"image_digest": "sha256:1"}],
+)
+def test_speed_is_not_ranked_across_comparability_keys(changes: dict[str, Any]) -> None:
+    board = rank_cells([cell("a", accuracy=0.9, ms=90), cell("b", ms=1, where=provenance(**changes))])
+    assert [score(row) for row in board.rows] == pytest.approx([0.6, 0.0])
+    assert all("speed_not_comparable" in row.flags for row in board.rows)
+
+
+def test_devices_are_rows_and_keys_of_their_own() -> None:
+    board = rank_cells([cell("a"), cell("a", device="cuda")])
+    assert [(row.model, row.device) for row in board.rows] == [("a", "cpu"), ("a", "cuda")]
+    assert all("speed_not_comparable" in row.flags for row in board.rows)
+
+
+def test_a_cell_without_timing_breaks_no_comparison() -> None:
+    board = rank_cells([cell("a"), cell("b"), cell("c", ms=None, where=provenance(cpu_model="B"))])
+    assert not any("speed_not_comparable" in row.flags for row in board.rows)
+
+
+def test_data_versions_are_ranked_apart() -> None:
+    old = cell("a", fingerprint="old", labels=1 - LABELS)
+    board = rank_cells([old, cell("b", accuracy=0.9), cell("c")])
+    assert [(row.model, row.rank) for row in board.rows] == [("b", 1), ("c", 2), ("a", 1)]
+    assert [row.model for row in board.rows if "other_data_version" in row.flags] == ["a"]
+
+
+def test_the_newest_of_two_cells_with_one_seed_counts() -> None:
+    old = cell("a", accuracy=0.6, where=provenance(finished=1.0))
+    new = cell("a", accuracy=0.9, where=provenance(finished=2.0))
+    row = rank_cells([new, old]).rows[0]
+    assert row.metrics["accuracy"].value == pytest.approx(0.9)
+    assert "superseded" in row.flags
+
+
+def test_every_flag_has_a_meaning() -> None:
+    cells = [cell("a", accuracy=0.5, ms=None), cell("b", p95=None), without_predictions(cell("c", seed=1))]
+    board = rank_cells([*cells, cell("a", fingerprint="other")])
+    assert {flag for row in board.rows for flag in row.flags} <= set(FLAG_MEANINGS)
+
+
+# --- over datasets ----------------------------------------------------------------------------
+
+
+def test_overall_is_the_mean_over_datasets_of_models_in_all() -> None:
+    cells = [cell("a", accuracy=0.9, ms=4), cell("b", accuracy=0.6, ms=2)]
+    cells += [cell("a", accuracy=0.7, dataset="imdb", ms=4), cell("b", accuracy=0.8, dataset="imdb", ms=2)]
+    board = rank_cells([*cells, cell("c", dataset="imdb", ms=3)])
+    overall = {row.model: row for row in board.overall}
+    assert set(overall) == {"a", "b"}
+    for model, row in overall.items():
+        for name in ("score", "accuracy", "f1"):
+            parts = [r.metrics[name].value for r in board.rows if r.model == model]
+            figure = row.metrics[name]
+            assert figure.value == pytest.approx(np.mean([part for part in parts if part is not None]))
+            assert figure.low is not None and figure.value is not None and figure.high is not None
+            assert figure.low <= figure.value <= figure.high
+    assert [row.rank for row in board.overall] == [1, 2]
+
+
+def test_overall_is_empty_for_one_dataset_or_no_common_model() -> None:
+    assert rank_cells([cell("a"), cell("b")]).overall == ()
+    assert rank_cells([cell("a"), cell("b", dataset="imdb")]).overall == ()
+
+
+def test_json_has_metrics_at_the_top_level_of_a_row() -> None:
+    cells = [cell("a"), cell("b"), cell("a", dataset="imdb"), cell("b", dataset="imdb")]
+    plain = to_builtins(rank_cells(cells))
+    row = plain["rows"][0]
+    assert plain["schema_version"] == 1
+    assert row["seeds"] == [42]
+    assert row["flags"] == ["one_seed"]
+    assert set(row["accuracy"]) == {"value", "low", "high"}
+    assert set(row["ece"]) == {"value", "low", "high", "reason"}
+    assert row["ece"]["value"] is None
+    assert set(METRICS) < set(row)
+    assert "metrics" not in row
+    assert set(plain["overall"][0]) == {"model", "method", "device", "rank", "score", "accuracy", "f1"}
