@@ -38,13 +38,13 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Configuration is frozen data; unknown keys are refused."""
 
 
-class BatchSizes(Entry, kw_only=True):
+class BatchSizes(Entry, frozen=True, kw_only=True):
     cuda: int = 32
     mps: int = 16
     cpu: int = 16
 
 
-class MemoryRequirements(Entry, kw_only=True):
+class MemoryRequirements(Entry, frozen=True, kw_only=True):
     """As published, such as "0.5GB"; shown to the user."""
 
     cuda_4bit: str | None = None
@@ -52,7 +52,7 @@ class MemoryRequirements(Entry, kw_only=True):
     cpu: str | None = None
 
 
-class TrainingOverrides(Entry, kw_only=True):
+class TrainingOverrides(Entry, frozen=True, kw_only=True):
     """Settings of TrainingSpec to replace; None leaves what stands. `effective_batch_size` sets the accumulation."""
 
     epochs: int | None = None
@@ -77,7 +77,7 @@ class TrainingOverrides(Entry, kw_only=True):
         return {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
 
 
-class PackageEntry(Entry, kw_only=True):
+class PackageEntry(Entry, frozen=True, kw_only=True):
     """An installed package that carries a model: its distribution, import name, and the folder inside."""
 
     distribution: str
@@ -85,7 +85,7 @@ class PackageEntry(Entry, kw_only=True):
     folder: str = "."
 
 
-class ModelEntry(Entry, kw_only=True):
+class ModelEntry(Entry, frozen=True, kw_only=True):
     """One model. Exactly one of `name` (hub id), `path`, `package`, `scratch`, `baseline` says where it comes from;
     `name` may stand beside another of them as a description."""
 
@@ -138,7 +138,7 @@ class ModelEntry(Entry, kw_only=True):
         )
 
 
-class DatasetEntry(Entry, kw_only=True):
+class DatasetEntry(Entry, frozen=True, kw_only=True):
     """One dataset. Its source is one of `hub`, `kaggle`, `embedded`, or files (`file`, or `train` with or without
     `validation` and `test`)."""
 
@@ -199,15 +199,15 @@ class DatasetEntry(Entry, kw_only=True):
         )
 
 
-class _ModelsFile(Entry):
+class _ModelsFile(Entry, frozen=True):
     models: tuple[ModelEntry, ...] = ()
 
 
-class _DatasetsFile(Entry):
+class _DatasetsFile(Entry, frozen=True):
     datasets: tuple[DatasetEntry, ...] = ()
 
 
-class TrainingDefaults(Entry, kw_only=True):
+class TrainingDefaults(Entry, frozen=True, kw_only=True):
     """config/training.yaml: later ones win: defaults, method, scratch (for random weights); smoke after all."""
 
     defaults: TrainingOverrides
@@ -216,7 +216,7 @@ class TrainingDefaults(Entry, kw_only=True):
     smoke: TrainingOverrides
 
 
-class EvaluationOverrides(Entry, kw_only=True):
+class EvaluationOverrides(Entry, frozen=True, kw_only=True):
     """Settings of EvaluationSpec to replace; None leaves what stands."""
 
     batch_size: int | None = None
@@ -235,7 +235,7 @@ class EvaluationOverrides(Entry, kw_only=True):
         return msgspec.structs.replace(spec, **given)
 
 
-class EvaluationDefaults(Entry, kw_only=True):
+class EvaluationDefaults(Entry, frozen=True, kw_only=True):
     """config/evaluation.yaml."""
 
     defaults: EvaluationSpec

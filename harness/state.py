@@ -39,13 +39,13 @@ class PlannedCell(msgspec.Struct, frozen=True, kw_only=True):
     device: str
 
 
-class Notice(Event, kw_only=True, tag="notice"):
+class Notice(Event, frozen=True, kw_only=True, tag="notice"):
     """Something the user should know before or during the run."""
 
     message: str
 
 
-class RunStarted(Event, kw_only=True, tag="run_started"):
+class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     run: str
     suite: str
     folder: str
@@ -53,11 +53,11 @@ class RunStarted(Event, kw_only=True, tag="run_started"):
     cells: tuple[PlannedCell, ...]
 
 
-class CellStarted(Event, kw_only=True, tag="cell_started"):
+class CellStarted(Event, frozen=True, kw_only=True, tag="cell_started"):
     attempt: int
 
 
-class CellFinished(Event, kw_only=True, tag="cell_finished"):
+class CellFinished(Event, frozen=True, kw_only=True, tag="cell_finished"):
     """`reused`: the result was there before this run started."""
 
     summary: Summary
@@ -65,7 +65,7 @@ class CellFinished(Event, kw_only=True, tag="cell_finished"):
     reused: bool = False
 
 
-class CellFailed(Event, kw_only=True, tag="cell_failed"):
+class CellFailed(Event, frozen=True, kw_only=True, tag="cell_failed"):
     kind: FailureKind
     message: str
     hint: str
@@ -73,7 +73,7 @@ class CellFailed(Event, kw_only=True, tag="cell_failed"):
     interrupted: bool = False  # the run was stopped: the cell is not at fault and goes on next time
 
 
-class RunFinished(Event, kw_only=True, tag="run_finished"):
+class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished"):
     """Always the last event. Cells: total = done + reused + failed + left."""
 
     outcome: RunOutcome

@@ -44,7 +44,7 @@ SMOKE_SIZES = SplitSizes(train=50, validation=20, test=20)
 TRAINABLE_METHODS: tuple[Method, ...] = ("lora", "full", "frozen")
 
 
-class SuiteFile(Entry, kw_only=True):
+class SuiteFile(Entry, frozen=True, kw_only=True):
     """A suite as YAML writes it. Models and datasets are names of the catalogue or entries written in place."""
 
     models: tuple[str | ModelEntry, ...]
@@ -56,7 +56,7 @@ class SuiteFile(Entry, kw_only=True):
     description: str = ""
 
 
-class Suite(Entry, kw_only=True):
+class Suite(Entry, frozen=True, kw_only=True):
     """A selection with every name looked up. `requests` are what the datasets need to be prepared."""
 
     name: str

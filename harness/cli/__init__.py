@@ -1,0 +1,75 @@
+"""The command line. A command parses, calls one function, and prints; errors become one sentence and a remedy."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from harness.errors import ExitCode, MoodBenchError
+from runner import __version__
+
+# Command -> (module under harness.cli, help). Modules load when their command runs: `--help` must be instant.
+COMMANDS = {
+    "run": ("run", "Run a suite, or your own file, and rank the models."),
+    "leaderboard": ("leaderboard", "Show the ranking of a run."),
+    "models": ("models", "List and show models."),
+    "datasets": ("datasets", "List, show and preview datasets."),
+    "doctor": ("doctor", "Check what this machine offers and what needs fixing."),
+    "schema": ("schema", "Print the JSON Schemas of all files."),
+}
+
+
+class LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"harness.cli.{COMMANDS[cmd_name][0]}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from harness.errors import did_you_mean
+
+            raise click.UsageError(f"{error.message.rstrip('.')}{did_you_mean(args[0], COMMANDS)}", ctx) from None
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="moodbench")
+def cli() -> None:
+    """Which small language model should classify my text, on my hardware, and how sure can I be?"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is one of `ExitCode`. Used as the console script and by tests."""
+    try:
+        code = cli.main(args=list(sys.argv[1:] if argv is None else argv), prog_name="moodbench", standalone_mode=False)
+    except MoodBenchError as error:
+        click.echo(f"error: {error.message}\nhint: {error.hint}", err=True)
+        return int(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return int(ExitCode.USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:  # `moodbench ... | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.OK)
+    return code if isinstance(code, int) else int(ExitCode.OK)

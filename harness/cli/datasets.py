@@ -1,0 +1,127 @@
+"""`moodbench datasets list | show | preview`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+
+if TYPE_CHECKING:
+    from harness.catalog import DatasetEntry
+    from runner.contract import PreparedDataset
+
+
+@click.group()
+def datasets() -> None:
+    """List, show and preview datasets."""
+
+
+@datasets.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_datasets(as_json: bool) -> int:
+    """All datasets of the catalogue."""
+    import msgspec
+
+    from harness.catalog import load_catalog
+
+    entries = [entry for entry, _ in load_catalog().datasets.values()]
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode([plain(entry) for entry in entries]), indent=2).decode())
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("Dataset", "Source", "Tokens", "Description"):
+        table.add_column(heading, overflow="fold")
+    for entry in entries:
+        table.add_row(*map(Text, (entry.name, source_words(entry), str(entry.max_length), entry.description)))
+    Console(highlight=False).print(table)
+    return 0
+
+
+@datasets.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show_dataset(name: str, as_json: bool) -> int:
+    """Everything configured about one dataset."""
+    import msgspec
+    import yaml
+
+    from harness.catalog import load_catalog
+
+    entry = plain(load_catalog().dataset(name)[0])
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(entry), indent=2).decode())
+    else:
+        click.echo(yaml.safe_dump(entry, sort_keys=False, allow_unicode=True, default_flow_style=None), nl=False)
+    return 0
+
+
+@datasets.command("preview")
+@click.argument("name")
+@click.option("--rows", type=click.IntRange(1, 100), default=5, show_default=True, help="Rows to show.")
+@click.option("--text-column", help="For a file: the column that holds the text.  [default: guessed]")
+@click.option("--label-column", help="For a file: the column that holds the label.  [default: guessed]")
+def preview_dataset(name: str, rows: int, text_column: str | None, label_column: str | None) -> int:
+    """Prepare NAME (a dataset, or a file of your own) and show classes, notes and a few rows."""
+    from harness.preflight import prepare_one
+
+    entry, base = _entry(name, text_column, label_column)
+    prepared = asyncio.run(prepare_one(entry.request(base)))
+    _print_preview(prepared, rows)
+    return 0
+
+
+def _entry(name: str, text_column: str | None, label_column: str | None) -> tuple[DatasetEntry, Path]:
+    from harness.catalog import load_catalog
+    from harness.cli.run import own_data
+
+    path = Path(name)
+    if path.is_file():
+        entry = own_data(path, text_column, label_column)
+        assert entry is not None
+        return entry, Path.cwd()
+    return load_catalog().dataset(name)
+
+
+def _print_preview(prepared: PreparedDataset, rows: int) -> None:
+    import pyarrow.parquet as pq
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from harness.display.words import clean
+
+    console = Console(highlight=False)
+    console.print(Text(f"{prepared.name}  {prepared.fingerprint[:12]}", style="bold"))
+    for note in prepared.notes:
+        console.print(Text(f"- {clean(note)}"))
+    counts = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("Class", *prepared.splits):
+        counts.add_column(heading, justify="left" if heading == "Class" else "right")
+    for label in prepared.label_names:
+        counts.add_row(Text(clean(label)), *(f"{info.classes.get(label, 0):,}" for info in prepared.splits.values()))
+    counts.add_row(Text("all"), *(f"{info.rows:,}" for info in prepared.splits.values()))
+    console.print(counts)
+    table = pq.read_table(Path(prepared.folder) / "train.parquet", columns=["text", "label"]).slice(0, rows)
+    for text, label in zip(table["text"].to_pylist(), table["label"].to_pylist(), strict=True):
+        short = clean(" ".join(text.split()))
+        console.print(Text.assemble((f"{clean(prepared.label_names[label])}: ", "bold"), short[:200]), soft_wrap=True)
+
+
+def source_words(entry: DatasetEntry) -> str:
+    kind = "hub" if entry.hub else "kaggle" if entry.kaggle else "embedded" if entry.embedded else "file"
+    return f"{kind}: {entry.source}" if kind != "embedded" else "embedded"
+
+
+def plain(entry: DatasetEntry) -> dict[str, object]:
+    """The entry as plain data; settings that are not given are left out, sizes stay."""
+    import msgspec
+
+    data: dict[str, object] = msgspec.to_builtins(entry)
+    return {key: value for key, value in data.items() if value not in (None, {}, (), [], "")}

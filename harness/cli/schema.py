@@ -1,0 +1,30 @@
+"""`moodbench schema`."""
+
+from __future__ import annotations
+
+import click
+
+from harness.errors import unknown
+
+
+@click.command()
+@click.argument("name", required=False)
+def schema(name: str | None) -> int:
+    """Print the JSON Schemas of all files, or of NAME alone."""
+    import msgspec
+
+    from harness.board import Leaderboard
+    from harness.state import AnyEvent
+    from harness.store import RunRecord
+    from harness.suite import SuiteFile
+    from runner.contract import json_schemas
+
+    schemas = json_schemas(extra=(RunRecord, SuiteFile, Leaderboard))
+    schemas["RunEvent"] = msgspec.json.schema(AnyEvent)
+    if name is not None:
+        known = {known.lower(): known for known in schemas}
+        if name.lower() not in known:
+            raise unknown("schema", name, schemas, f"schemas: {', '.join(sorted(schemas))}")
+        schemas = schemas[known[name.lower()]]
+    click.echo(msgspec.json.format(msgspec.json.encode(schemas), indent=2).decode())
+    return 0

@@ -1,0 +1,37 @@
+"""Displays of a headless run. Progress goes to stderr, so that stdout carries results alone (JSON lines excepted)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Protocol
+
+from harness.state import RunState
+from runner.contract import Event
+
+
+class Display(Protocol):
+    """Told of every event, after the state has taken it in."""
+
+    def show(self, event: Event, state: RunState) -> None: ...
+
+    def note(self, message: str) -> None:
+        """Something to know that is no event of the run, such as what is being prepared."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def choose_display(json_lines: bool) -> Display:
+    """JSON lines when asked for; live bars on a terminal; plain lines elsewhere."""
+    if json_lines:
+        from harness.display.jsonl import JsonLines
+
+        return JsonLines(sys.stdout)
+    if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not os.environ.get("CI"):
+        from harness.display.live import LiveBars
+
+        return LiveBars()
+    from harness.display.plain import PlainLines
+
+    return PlainLines(sys.stderr)

@@ -1,0 +1,78 @@
+"""How displays say things: names of cells, durations, rates. Text from outside is stripped of control characters."""
+
+from __future__ import annotations
+
+import re
+
+from harness.metrics import format_value
+from harness.state import CellState, PlannedCell, RunFinished
+from runner.contract import Progress, Summary
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def clean(text: str) -> str:
+    """Text that can neither move the cursor nor restyle the terminal."""
+    return _CONTROL.sub("�", text)
+
+
+def duration(seconds: float) -> str:
+    """`8.3 s`, `2:05` (minutes), `1:02:05` (hours)."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def cell_title(plan: PlannedCell) -> str:
+    method = "" if plan.method == "none" else f" {plan.method}"
+    return clean(f"{plan.model}{method} on {plan.dataset}, seed {plan.seed}")
+
+
+def progress_words(progress: Progress) -> str:
+    """`step 40/120, loss 0.512, 143 samples/s, 32.0 s left`."""
+    words = [f"step {progress.step}/{progress.steps}"]
+    if progress.loss is not None:
+        words.append(f"loss {progress.loss:.3f}")
+    if progress.samples_per_s is not None:
+        words.append(f"{progress.samples_per_s:.0f} samples/s")
+    if progress.eta_s is not None:
+        words.append(f"{duration(progress.eta_s)} left")
+    return ", ".join(words)
+
+
+def summary_words(summary: Summary) -> str:
+    words = [
+        f"accuracy {format_value('accuracy', summary.accuracy)}",
+        f"F1 {format_value('f1', summary.f1)}",
+    ]
+    if summary.latency_median_ms is not None:
+        words.append(f"p50 {format_value('latency_median_ms', summary.latency_median_ms)} ms")
+    if summary.throughput_samples_per_sec is not None:
+        words.append(f"{format_value('throughput_samples_per_sec', summary.throughput_samples_per_sec)} samples/s")
+    return ", ".join(words)
+
+
+def failure_words(cell: CellState) -> list[str]:
+    """The lines that say why a cell failed and what to do."""
+    failure = cell.failure
+    if failure is None:
+        return []
+    lines = [clean(failure.message), f"hint: {clean(failure.hint)}"]
+    return [*lines, f"log: {failure.log}"] if failure.log else lines
+
+
+def end_words(event: RunFinished) -> str:
+    """`12 cells: 9 done, 3 reused, in 1:20`."""
+    parts = [
+        f"{count} {word}"
+        for count, word in (
+            (event.done, "done"),
+            (event.reused, "already finished"),
+            (event.failed, "failed"),
+            (event.left, "not run"),
+        )
+        if count
+    ]
+    return f"{event.total} cells: {', '.join(parts) or 'none'}, in {duration(event.seconds)}"

@@ -1,0 +1,152 @@
+"""One execution of a suite, from its selection to its leaderboard: what `moodbench run` and later displays call."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from harness.display import Display
+from harness.engine import Engine
+from harness.errors import EnvironmentProblem
+from harness.executors.native import NativeExecutor
+from harness.leaderboard import Standing, standing_of, write_leaderboard
+from harness.preflight import Preflight, preflight
+from harness.state import PlannedCell, RunFinished, RunState
+from harness.store import RunFolder, fresh_name, run_folder, storage_problem
+from harness.suite import Job, Suite, as_mapping, jobs_of, resolve_cell
+from runner.contract import CellSpec, CodeVersion, Event, Failure, slug
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    results: Path
+    name: str | None = None  # None: a fresh one from the time and the suite
+    device: str = "auto"
+    jobs: int = 1
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    folder: RunFolder
+    finished: RunFinished
+    standing: Standing
+
+
+async def execute(suite: Suite, options: RunOptions, display: Display) -> RunOutcome:
+    """Prepare, run and rank. Raises UsageProblem before anything starts, EnvironmentProblem also later."""
+    folder = run_folder(options.results, options.name or fresh_name(suite.name))
+    check_writable(folder)
+    ready = await preflight(suite, options.device, display.note)
+    display.note(f"device: {ready.device.value} ({ready.device.reason})")
+    specs, unavailable = resolve(suite, ready, threads=max(1, usable_cores() // options.jobs))
+    folder.extend(folder.folder.name, dict(as_mapping(suite)), specs)
+    state = RunState()
+
+    def watch(event: Event) -> None:
+        state.apply(event)
+        display.show(event, state)
+
+    engine = Engine(folder, NativeExecutor(), jobs=options.jobs, watch=_ranking_first(watch, folder))
+    try:
+        finished = await engine.run(suite.name, specs, unavailable)
+    except OSError as error:
+        raise storage_problem(error, folder.folder) from error
+    return RunOutcome(folder=folder, finished=finished, standing=standing_of(folder))
+
+
+def _ranking_first(watch: Callable[[Event], None], folder: RunFolder) -> Callable[[Event], None]:
+    """`run_finished` is the last thing told, so the leaderboard is on disk before it."""
+
+    def told(event: Event) -> None:
+        if isinstance(event, RunFinished):
+            write_leaderboard(folder, standing_of(folder))
+        watch(event)
+
+    return told
+
+
+def resolve(
+    suite: Suite, ready: Preflight, *, threads: int
+) -> tuple[list[CellSpec], list[tuple[PlannedCell, Failure]]]:
+    """Every cell of the suite: its specification, or why it cannot be had here."""
+    code = code_version()
+    specs: list[CellSpec] = []
+    unavailable: list[tuple[PlannedCell, Failure]] = []
+    for job in jobs_of(suite):
+        alias, dataset = job.model.alias, job.request.name
+        failure = ready.missing.get(alias) or ready.missing.get(dataset)
+        if failure is not None:
+            plan = _plan(job, ready)
+            unavailable.append((plan, msgspec.structs.replace(failure, cell=plan.cell)))
+            continue
+        specs.append(
+            resolve_cell(
+                job,
+                suite,
+                model=ready.models[alias],
+                dataset=ready.datasets[dataset],
+                device=ready.device,
+                threads=threads,
+                code=code,
+            )
+        )
+    return specs, unavailable
+
+
+def _plan(job: Job, ready: Preflight) -> PlannedCell:
+    alias, dataset = job.model.alias, job.request.name
+    return PlannedCell(
+        cell="--".join(slug(part) for part in (alias, dataset, job.method, f"s{job.seed}")),
+        model=alias,
+        dataset=dataset,
+        method=job.method,
+        seed=job.seed,
+        device=str(ready.device.value),
+    )
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def code_version() -> CodeVersion:
+    """The commit of MoodBench's own source, where it runs from a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return CodeVersion(reason="installed from a package, not a git checkout")
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError) as error:
+        return CodeVersion(reason=f"git did not answer: {error}")
+    return CodeVersion(commit=commit, dirty=dirty)
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def check_writable(folder: RunFolder) -> None:
+    """Before any work: the run folder can be made and written. Raises EnvironmentProblem."""
+    probe = folder.folder / ".writable"
+    try:
+        folder.folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise storage_problem(error, folder.folder) from error
+    free = os.statvfs(folder.folder)
+    if free.f_bavail * free.f_frsize < 50 * 2**20:
+        raise EnvironmentProblem(
+            f"less than 50 MB are free where {folder.folder} lies",
+            "free some space, or choose another --results folder",
+        )
