@@ -1,0 +1,78 @@
+"""From a model's entry to the folder that holds it, checked, with the digests of its weights."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+
+import msgspec
+
+from runner.contract import ModelSpec
+from runner.errors import RunnerError
+from runner.models import hub, weights
+
+
+def resolve(
+    spec: ModelSpec, *, offline: bool = False, cache: Path | None = None, endpoint: str | None = None
+) -> ModelSpec:
+    """Find a model's folder and digests; `scratch` and `baseline` have neither and come back as they are.
+
+    `cache` and `endpoint` stand for the hub's own (HF_HUB_CACHE, HF_ENDPOINT). Nothing is imported or run
+    from the model. Raises RunnerError: `environment` (a package or the network is missing), `model` (files
+    missing, broken, refused or not the expected ones), `configuration` (an entry that cannot be).
+    """
+    if spec.kind in ("scratch", "baseline"):
+        return spec
+    revision = spec.revision
+    if spec.kind == "path":
+        folder = Path(spec.name).expanduser().resolve()
+    elif spec.kind == "package":
+        folder = _package_folder(spec)
+        revision = revision or _distribution_version(spec.name)
+    else:
+        folder = hub.snapshot(spec, offline=offline, cache=cache, endpoint=endpoint)
+        revision = folder.name
+    files = weights.check_folder(folder, spec.alias)
+    _check_code(folder, spec)
+    found = weights.digests(files, spec.weights_sha256, spec.alias)
+    return msgspec.structs.replace(spec, folder=str(folder), revision=revision, weights_sha256=found)
+
+
+def _package_folder(spec: ModelSpec) -> Path:
+    if spec.package is None:
+        raise RunnerError(
+            "configuration", f"model '{spec.alias}' names no package", "give `package: {module: ..., folder: ...}`"
+        )
+    top, *inner = spec.package.module.split(".")  # a dotted name would import its parents
+    found = importlib.util.find_spec(top)
+    places = list(found.submodule_search_locations or ()) if found else []
+    if not places:
+        raise RunnerError(
+            "environment",
+            f"model '{spec.alias}' needs the Python package '{spec.name}', which is not installed",
+            "install it: pip install 'moodbench[demo]'",
+        )
+    return Path(places[0], *inner, spec.package.folder).resolve()
+
+
+def _distribution_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _check_code(folder: Path, spec: ModelSpec) -> None:
+    """Refuse a model that needs its own code. One whose type transformers knows (Phi-3) works without it."""
+    config = weights.read_config(folder, spec.alias)
+    if spec.trust_remote_code or "auto_map" not in config:
+        return
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if config.get("model_type") not in CONFIG_MAPPING_NAMES:
+        raise RunnerError(
+            "model",
+            f"model '{spec.alias}' brings its own Python code (auto_map in config.json), which is not run",
+            "read that code, then set `trust_remote_code: true` on its entry if you trust it",
+        )
