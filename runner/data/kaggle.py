@@ -1,0 +1,131 @@
+"""Kaggle datasets: download once with kagglehub, then its files are read as any other."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+from runner.contract import DatasetRequest
+from runner.data.files import SUFFIXES
+from runner.errors import RunnerError
+
+
+def files_of_kaggle(request: DatasetRequest) -> dict[str, str]:
+    """split -> absolute path. `files` names files of the dataset; without it the only readable one is the pool.
+
+    Raises RunnerError (`environment`, `disk_full`, `data`, `configuration`).
+    """
+    folder = Path(_download(request))
+    readable = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    names = ", ".join(str(path.relative_to(folder)) for path in readable) or "none that can be read"
+    if not request.files:
+        if len(readable) == 1:
+            return {"all": str(readable[0])}
+        raise RunnerError(
+            "configuration",
+            f"{request.location} on Kaggle has {len(readable)} readable files: {names}",
+            "say which to use: files: {all: NAME}",
+        )
+    for name in request.files.values():
+        if not (folder / name).is_file():
+            raise RunnerError("data", f"{request.location} on Kaggle has no file {name!r}", f"it has: {names}")
+    return {split: str(folder / name) for split, name in request.files.items()}
+
+
+def _download(request: DatasetRequest) -> str:
+    """The folder of the dataset in kagglehub's cache; offline the newest version there."""
+    if not request.location:
+        raise RunnerError(
+            "configuration", f"dataset {request.name!r} has no Kaggle handle", "give its location: owner/name"
+        )
+    try:
+        import kagglehub  # type: ignore[import-untyped]
+        import requests
+        from kagglehub.exceptions import (  # type: ignore[import-untyped]
+            CredentialError,
+            KaggleApiHTTPError,
+            UnauthenticatedError,
+        )
+    except ImportError as error:
+        raise RunnerError(
+            "environment", f"the package {error.name!r} is missing", "pip install 'moodbench[runner]'"
+        ) from error
+    what = f"dataset {request.name!r} ({request.location} on Kaggle)"
+    handle = f"{request.location}/versions/{request.revision}" if request.revision else request.location
+    cached = _newest_cached(handle)
+    if _offline():
+        if cached is None:
+            raise _unreachable(request, what, ConnectionError())
+        return cached
+    try:
+        return str(kagglehub.dataset_download(handle))
+    except (CredentialError, UnauthenticatedError) as error:
+        raise _no_credentials(what) from error
+    except KaggleApiHTTPError as error:
+        raise _refused(what, error) from error
+    except (requests.RequestException, OSError) as error:
+        if isinstance(error, requests.RequestException) and cached:
+            return cached
+        raise _unreachable(request, what, error) from error
+    except ValueError as error:
+        raise RunnerError(
+            "configuration", f"{what} cannot be loaded: {error}", "a Kaggle handle has the form owner/name"
+        ) from error
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
+def _newest_cached(handle: str) -> str | None:
+    """The folder of the newest complete version in kagglehub's cache: unless told a version, kagglehub asks the network
+    for the newest even when it has one. Layout: datasets/OWNER/NAME/versions/N and, once complete, N.complete."""
+    from kagglehub.config import get_cache_folder  # type: ignore[import-untyped]
+
+    owner_and_name, _, version = handle.partition("/versions/")
+    place = Path(get_cache_folder()) / "datasets" / owner_and_name
+    known = [int(path.stem) for path in place.glob("*.complete") if path.stem.isdecimal()]
+    versions = [number for number in known if version in ("", str(number))]
+    folder = place / "versions" / str(max(versions, default=0))
+    return str(folder) if folder.is_dir() else None
+
+
+def _no_credentials(what: str) -> RunnerError:
+    return RunnerError(
+        "environment",
+        f"{what} needs Kaggle credentials and there are none",
+        "create a token at kaggle.com/settings and save it as ~/.kaggle/kaggle.json, or give the files: "
+        "files: {all: ...}",
+    )
+
+
+def _refused(what: str, error: Any) -> RunnerError:
+    status = error.response.status_code if error.response is not None else None
+    if status in (401, 403):
+        return _no_credentials(what)
+    if status == 404:
+        return RunnerError("data", f"{what} does not exist", "check the handle: owner/name")
+    return RunnerError("environment", f"Kaggle refused {what} (HTTP {status})", "try again later, or give the files")
+
+
+def _unreachable(request: DatasetRequest, what: str, error: Exception) -> RunnerError:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunnerError(
+            "disk_full",
+            f"there is no space left to download {what}",
+            "free some space, or move KAGGLEHUB_CACHE elsewhere",
+        )
+    if isinstance(error, PermissionError):
+        return RunnerError(
+            "environment",
+            f"kagglehub's cache is not yours to write: {error}",
+            "set KAGGLEHUB_CACHE to a folder that is",
+        )
+    return RunnerError(
+        "environment",
+        f"{what} is not in the local cache and Kaggle cannot be reached",
+        f"connect to the internet and run `moodbench datasets preview {request.name}` once; then it works offline, "
+        "or download it by hand and give the files: files: {all: ...}",
+    )
