@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
-from runner.contract import CellSpec, Choice, LoraSpec, TrainingSpec
+from runner.contract import CellSpec, Choice, LoraSpec
 from runner.errors import RunnerError
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def adapt(model: PreTrainedModel, spec: CellSpec, new_modules: Sequence[str]) ->
     Raises RunnerError("configuration"): LoRA targets that the model does not have.
     """
     trained = tuple(new_modules) or head_modules(model)
+    total = sum(parameter.numel() for parameter in model.parameters())  # before PEFT adds its own
     if spec.method == "lora":
         adapted = _lora(model, spec, trained)
     elif spec.method == "frozen":
@@ -106,7 +107,7 @@ def adapt(model: PreTrainedModel, spec: CellSpec, new_modules: Sequence[str]) ->
         model.requires_grad_(True)
         adapted = Adapted(model=model, trained_modules=trained)
     if spec.method != "frozen":
-        adapted.choices["gradient_checkpointing"] = _checkpoint_gradients(model, spec.training, spec.method == "lora")
+        adapted.choices["gradient_checkpointing"] = _checkpoint_gradients(model, spec, total)
     return adapted
 
 
@@ -216,11 +217,10 @@ def peft_warnings_off() -> Iterator[None]:
 # --- gradient checkpointing -------------------------------------------------------------------
 
 
-def _checkpoint_gradients(model: PreTrainedModel, training: TrainingSpec, lora: bool) -> Choice:
+def _checkpoint_gradients(model: PreTrainedModel, spec: CellSpec, total: int) -> Choice:
     """Recompute activations instead of keeping them, where asked for or where the model is large."""
-    wanted, reason = training.gradient_checkpointing, "as configured"
+    wanted, reason = spec.training.gradient_checkpointing, "as configured"
     if wanted is None:
-        total = sum(parameter.numel() for parameter in model.parameters())
         wanted = total >= CHECKPOINT_FROM
         reason = f"{total:,} parameters, {'at least' if wanted else 'below'} {CHECKPOINT_FROM:,}"
     if wanted and not model.supports_gradient_checkpointing:
@@ -229,7 +229,7 @@ def _checkpoint_gradients(model: PreTrainedModel, training: TrainingSpec, lora: 
         # `activation_` replaced `gradient_` in the names within transformers 5.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-        if lora:
+        if spec.method == "lora":
             model.enable_input_require_grads()
     return Choice(value=wanted, reason=reason)
 

@@ -278,6 +278,7 @@ def test_minilm_from_its_package(make_spec: MakeSpec) -> None:
     assert loaded.new_modules == ("classifier",)
     assert loaded.adapted_modules == {"query": 6, "value": 6}
     assert loaded.parameters_total == 22_713_986
+    assert "22,713,986 parameters" in loaded.choices["gradient_checkpointing"].reason
     assert loaded.max_length == 512
     assert loaded.model_type == "bert"
     assert not loaded.is_decoder
