@@ -115,7 +115,7 @@ class _Log:
         self.dropped.update(counts)
         if counts:
             listed = ", ".join(f"{rows:,} {REASONS[reason]}" for reason, rows in counts.items())
-            self.notes.append(f"{split}: {sum(counts.values()):,} rows dropped ({listed}).")
+            self.notes.append(f"{split}: rows dropped: {sum(counts.values()):,} ({listed}).")
 
 
 def build(request: DatasetRequest) -> Built:
@@ -190,7 +190,9 @@ def _separate(blocks: dict[Split, Block], log: _Log) -> dict[Split, Block]:
         if split in blocks:
             repeated = len(blocks[split]) - len(np.unique(blocks[split].keys))
             if repeated:
-                log.notes.append(f"{split}: {repeated:,} rows repeat a text; an official split keeps them.")
+                log.notes.append(
+                    f"{split}: rows that repeat an earlier text: {repeated:,} (an official split keeps them)."
+                )
     if "test" in blocks and "validation" in blocks:
         shared = np.isin(blocks["validation"].keys, blocks["test"].keys)
         result["validation"] = blocks["validation"].take(~shared)
@@ -260,7 +262,7 @@ def _sample(blocks: dict[Split, Block], request: DatasetRequest, log: _Log) -> d
         log.notes += _official_notes(split, len(block), len(rows), size, request.balanced)
         absent = len(train_classes - set(np.unique(block.labels).tolist()))
         if absent:
-            log.notes.append(f"{split}: {absent} of the {len(train_classes)} classes do not occur in it.")
+            log.notes.append(f"{split}: classes that do not occur in it: {absent} of {len(train_classes)}.")
     sharing: list[Split] = [split for split in SPLITS if split not in final]
     wanted = sp.wanted_sizes(request.sizes, sharing)
     pool = ordered["train"]

@@ -241,7 +241,7 @@ def test_every_dropped_row_is_counted(make, prepare_files, csv_of):
         "duplicate": 1, "conflicting_label": 2,
     }  # fmt: skip
     assert sum(prepared.dropped.values()) + sum(info.rows for info in prepared.splits.values()) == 51
-    assert "train: 8 rows dropped (2 without a label, " in "\n".join(prepared.notes)
+    assert "train: rows dropped: 8 (2 without a label, " in "\n".join(prepared.notes)
     assert "Read 51 rows from a.csv (all)." in prepared.notes
 
 
@@ -265,7 +265,7 @@ def test_official_splits_share_no_text_and_test_stays_as_it_is(make, prepare_fil
     assert {split: info.rows for split, info in prepared.splits.items()} == {"train": 2, "validation": 3, "test": 4}
     keys = texts_of(prepared)
     assert not keys["train"] & keys["test"] | keys["train"] & keys["validation"] | keys["validation"] & keys["test"]
-    assert "test: 1 rows repeat a text; an official split keeps them." in prepared.notes
+    assert "test: rows that repeat an earlier text: 1 (an official split keeps them)." in prepared.notes
 
 
 def test_a_cut_validation_comes_from_train_only(make, prepare_files, reviews):
@@ -293,7 +293,7 @@ def test_a_class_that_test_lacks_is_noted(make, prepare_files, reviews):
         "train": make("train.csv", reviews({"a": 30, "b": 30, "c": 30})),
         "test": make("test.csv", reviews({"a": 5, "b": 5}, start="test")),
     }
-    assert "test: 1 of the 3 classes do not occur in it." in prepare_files(files).notes
+    assert "test: classes that do not occur in it: 1 of 3." in prepare_files(files).notes
 
 
 # --- refusals ---------------------------------------------------------------------------------
