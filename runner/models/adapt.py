@@ -1,5 +1,4 @@
-"""What of a model is trained: everything (`full`), its new modules (`frozen`), or LoRA and its new modules; and
-what training made, kept (`save`) and merged for inference (`deployable`), in this order."""
+"""What of a model is trained: everything (`full`), its new modules (`frozen`), or LoRA and its new modules."""
 
 from __future__ import annotations
 
@@ -8,8 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -18,8 +16,6 @@ from runner.errors import RunnerError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from runner.models.load import LoadedModel
 
 LLAMA_LIKE = ("q_proj", "k_proj", "v_proj", "o_proj")
 TARGETS: dict[str, tuple[str, ...]] = {
@@ -232,38 +228,3 @@ def _checkpoint_gradients(model: PreTrainedModel, spec: CellSpec, total: int) ->
         if spec.method == "lora":
             model.enable_input_require_grads()
     return Choice(value=wanted, reason=reason)
-
-
-# --- after training ---------------------------------------------------------------------------
-
-
-def deployable(loaded: LoadedModel) -> nn.Module:
-    """The plain model for inference: adapter merged into the weights, evaluation mode, no gradients.
-
-    Works in place: `loaded.model` is not to be used afterwards, and `save` comes before.
-    """
-    model: Any = loaded.model
-    if loaded.method == "lora":
-        model = model.merge_and_unload()
-    checkpointing = loaded.choices.get("gradient_checkpointing")
-    if checkpointing is not None and checkpointing.value:
-        disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
-        disable()
-        if loaded.method == "lora":
-            model.disable_input_require_grads()
-    return cast(nn.Module, model.requires_grad_(False).eval())
-
-
-def save(loaded: LoadedModel, folder: Path) -> None:
-    """Write what training made: the LoRA adapter with its heads, else the whole model; and the tokenizer.
-
-    Safetensors only. `load_saved` and the libraries' own `from_pretrained` read it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    model: Any = loaded.model
-    if loaded.method == "lora":
-        # Left at "auto", peft asks the hub whether the vocabulary was resized; ours never is.
-        model.save_pretrained(str(folder), save_embedding_layers=False)
-    else:
-        model.save_pretrained(str(folder))
-    loaded.tokenizer.save_pretrained(str(folder))

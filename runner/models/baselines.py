@@ -87,7 +87,7 @@ class TfidfLogReg:
 NAMES = ("majority", "tfidf-logreg")
 
 
-def make_baseline(name: str, *, seed: int) -> Baseline:
+def baseline(name: str, *, seed: int) -> Baseline:
     """The baseline of that name. Raises RunnerError("configuration") for another name."""
     if name == "majority":
         return Majority()

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from runner.contract import CellSpec, Choice, Method, ScratchSpec
 from runner.errors import RunnerError
-from runner.models.adapt import Adapted, adapt, check_method, peft_warnings_off
+from runner.models.adapt import Adapted, adapt, check_method
 from runner.models.batches import Side, pad_batch
 from runner.models.tokenizer import SCRATCH_LENGTH, ensure_pad_token, learn_wordpiece, load_tokenizer
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NO_LIMIT = 1_000_000  # tokenizers say 1e30 where they know no limit
@@ -76,39 +75,6 @@ def load(spec: CellSpec, train_texts: Sequence[str] | None = None) -> LoadedMode
             raise RunnerError("configuration", f"model '{spec.model.alias}' is not resolved", "resolve it first")
         base = pretrained(spec, Path(spec.model.folder))
     return under_method(base, spec)
-
-
-def load_saved(spec: CellSpec, folder: Path) -> LoadedModel:
-    """What `save` wrote, as `load` gives it, with the trained weights: for phases after training.
-
-    `spec` is the cell's own; LoRA needs its base model's folder. Raises RunnerError.
-    """
-    if spec.model.kind == "scratch":
-        return under_method(pretrained(spec, folder), spec)
-    loaded = load(spec)
-    if spec.method == "lora":
-        _load_adapter(cast("PeftModel", loaded.model), folder, spec.model.alias)
-        return loaded
-    loaded.model.load_state_dict(pretrained(spec, folder).model.state_dict())
-    return loaded
-
-
-def _load_adapter(model: PeftModel, folder: Path, alias: str) -> None:
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    path = folder / "adapter_model.safetensors"
-    if not path.is_file():
-        raise RunnerError("model", f"model '{alias}': {folder} holds no adapter", "run the training phase again")
-    with peft_warnings_off():
-        outcome = set_peft_model_state_dict(model, load_file(path))
-    if outcome.unexpected_keys:
-        raise RunnerError(
-            "model",
-            f"model '{alias}': the adapter in {folder} has weights the model has no place for "
-            f"({outcome.unexpected_keys[0]})",
-            "use the spec it was trained with",
-        )
 
 
 def under_method(base: Base, spec: CellSpec) -> LoadedModel:

@@ -7,14 +7,14 @@ import pytest
 from small_models import TEXTS
 
 from runner.errors import RunnerError
-from runner.models.baselines import NAMES, make_baseline
+from runner.models.baselines import NAMES, baseline
 
 LABELS = [1, 0, 1, 0, 1, 0] * 4
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_columns_are_labels_even_without_rows(name: str) -> None:
-    model = make_baseline(name, seed=1)
+    model = baseline(name, seed=1)
     model.fit(TEXTS, [label * 2 for label in LABELS], 4)  # labels 1 and 3 have no row
     for size in (1, 5, 100):
         found = model.predict(TEXTS[:7], size)
@@ -26,7 +26,7 @@ def test_columns_are_labels_even_without_rows(name: str) -> None:
 
 
 def test_majority_is_the_most_frequent_class() -> None:
-    model = make_baseline("majority", seed=1)
+    model = baseline("majority", seed=1)
     model.fit(["a", "b", "c"], [0, 1, 1], 2)
     np.testing.assert_allclose(model.predict(["d"], 8), [[1 / 3, 2 / 3]])
 
@@ -34,7 +34,7 @@ def test_majority_is_the_most_frequent_class() -> None:
 @pytest.mark.parametrize("classes", [2, 3])
 def test_tfidf_learns_and_repeats(classes: int) -> None:
     labels = [index % classes for index in range(len(TEXTS))]
-    first, second = make_baseline("tfidf-logreg", seed=1), make_baseline("tfidf-logreg", seed=1)
+    first, second = baseline("tfidf-logreg", seed=1), baseline("tfidf-logreg", seed=1)
     for model in (first, second):
         model.fit(TEXTS, labels, classes)
     found = first.predict(TEXTS, 8)
@@ -48,15 +48,15 @@ def test_tfidf_learns_and_repeats(classes: int) -> None:
 )
 def test_nothing_to_learn(texts: list[str], labels: list[int], words: str) -> None:
     with pytest.raises(RunnerError, match=words) as caught:
-        make_baseline("tfidf-logreg", seed=1).fit(texts, labels, 2)
+        baseline("tfidf-logreg", seed=1).fit(texts, labels, 2)
     assert caught.value.kind == "data"
 
 
 def test_predict_before_fit() -> None:
     with pytest.raises(ValueError, match="fit comes before predict"):
-        make_baseline("tfidf-logreg", seed=1).predict(["a"], 1)
+        baseline("tfidf-logreg", seed=1).predict(["a"], 1)
 
 
-def test_unknown_make_baseline() -> None:
+def test_unknown_baseline() -> None:
     with pytest.raises(RunnerError, match="no baseline 'bayes'"):
-        make_baseline("bayes", seed=1)
+        baseline("bayes", seed=1)

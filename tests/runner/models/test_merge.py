@@ -11,8 +11,9 @@ from small_models import CONFIGS, TEXTS, Checkpoint, MakeSpec
 from runner.contract import CellSpec, Method, ScratchSpec, TrainingSpec
 from runner.errors import RunnerError
 from runner.models import quiet
-from runner.models.adapt import deployable, peft_warnings_off, save
-from runner.models.load import LoadedModel, load, load_saved
+from runner.models.adapt import peft_warnings_off
+from runner.models.load import LoadedModel, load
+from runner.models.merge import deployable, load_saved, save
 
 TOLERANCE = 1e-4
 
