@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from harness.errors import UsageProblem, unknown
+from harness.errors import InputError, unknown
 from harness.strict import convert, load_yaml
 from runner.contract import (
     DatasetRequest,
@@ -29,7 +29,6 @@ from runner.contract import (
     Split,
     SplitSizes,
 )
-
 
 T = TypeVar("T")
 
@@ -173,11 +172,11 @@ class DatasetEntry(Entry, frozen=True, kw_only=True):
         return self.hub or self.kaggle or self.embedded or self.file or self.train or ""
 
     def request(self, base: Path) -> DatasetRequest:
-        """What `prepare` needs; relative paths are taken from `base`. Raises UsageProblem."""
+        """What `prepare` needs; relative paths are taken from `base`. Raises InputError."""
         kinds = {"hub": self.hub, "kaggle": self.kaggle, "embedded": self.embedded, "file": self.file or self.train}
         given = [kind for kind, value in kinds.items() if value]
         if len(given) != 1 and not (given == ["kaggle", "file"]):
-            raise UsageProblem(
+            raise InputError(
                 f"dataset '{self.name}' needs exactly one source, found {', '.join(given) or 'none'}",
                 "give one of hub, kaggle, embedded, file, or train (with test)",
             )
@@ -251,7 +250,7 @@ class Catalog:
     evaluation: EvaluationDefaults
 
     def model(self, name: str) -> ModelEntry:
-        """By alias, in any case. Raises UsageProblem with the nearest alias."""
+        """By alias, in any case. Raises InputError with the nearest alias."""
         names: dict[str, ModelEntry] = {}
         for entry in self.models.values():
             for alias in (entry.alias, *entry.aliases):
@@ -289,14 +288,14 @@ def config_folders() -> list[Path]:
     own = os.environ.get("MOODBENCH_CONFIG")
     if own:
         if not Path(own).is_dir():
-            raise UsageProblem(f"MOODBENCH_CONFIG names '{own}', which is no folder", "correct or unset it")
+            raise InputError(f"MOODBENCH_CONFIG names '{own}', which is no folder", "correct or unset it")
         folders.append(Path(own).resolve())
     return folders
 
 
 @cache
 def load_catalog() -> Catalog:
-    """Everything configured, read once a process. Raises UsageProblem."""
+    """Everything configured, read once a process. Raises InputError."""
     models: dict[str, ModelEntry] = {}
     datasets: dict[str, tuple[DatasetEntry, Path]] = {}
     suites: dict[str, Path] = {}
@@ -328,7 +327,7 @@ def read_models(path: Path) -> dict[str, ModelEntry]:
         check_model(entry, str(path))
         for alias in (entry.alias, *entry.aliases):
             if alias.lower() in taken:
-                raise UsageProblem(f"{path}: the alias '{alias}' is given twice", "give each model its own alias")
+                raise InputError(f"{path}: the alias '{alias}' is given twice", "give each model its own alias")
             taken.add(alias.lower())
         models[entry.alias] = entry
     return models
@@ -337,7 +336,7 @@ def read_models(path: Path) -> dict[str, ModelEntry]:
 def check_model(entry: ModelEntry, where: str) -> None:
     given = [kind for kind in ("path", "package", "scratch", "baseline") if getattr(entry, kind) is not None]
     if len(given) > 1 or (not given and not entry.name):
-        raise UsageProblem(
+        raise InputError(
             f"{where}: model '{entry.alias}' needs exactly one source, found {', '.join(given) or 'none'}",
             "give one of name (hub id), path, package, scratch, baseline",
         )
@@ -349,7 +348,7 @@ def read_datasets(path: Path) -> dict[str, DatasetEntry]:
     datasets: dict[str, DatasetEntry] = {}
     for entry in _read(path, _DatasetsFile).datasets:
         if entry.name in datasets:
-            raise UsageProblem(f"{path}: the dataset '{entry.name}' is given twice", "give each dataset its own name")
+            raise InputError(f"{path}: the dataset '{entry.name}' is given twice", "give each dataset its own name")
         entry.request(path.parent)  # a wrong source is found when the file is read
         datasets[entry.name] = entry
     return datasets

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -42,10 +41,8 @@ async def examine(results: Path) -> list[Finding]:
 
 
 def _python() -> Finding:
-    version = platform.python_version()
-    if sys.version_info < (3, 11):
-        return Finding(subject="Python", state="fix", finding=version, remedy="install Python 3.11 or newer")
-    return Finding(subject="Python", state="ok", finding=f"{version} on {platform.system()} {platform.machine()}")
+    where = f"{platform.system()} {platform.machine()}"
+    return Finding(subject="Python", state="ok", finding=f"{platform.python_version()} on {where}")
 
 
 async def _runner() -> list[Finding]:
@@ -67,7 +64,9 @@ async def _runner() -> list[Finding]:
     devices = ", ".join([*info.available, *info.gpus])
     return [
         Finding(subject="runner", state="ok", finding=versions),
-        Finding(subject="device", state="ok", finding=f"auto picks {info.device} ({info.device_reason}); found {devices}"),
+        Finding(
+            subject="device", state="ok", finding=f"auto picks {info.device} ({info.device_reason}); found {devices}"
+        ),
     ]
 
 

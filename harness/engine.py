@@ -87,7 +87,7 @@ class Engine:
     async def run(
         self, suite: str, specs: Sequence[CellSpec], unavailable: Sequence[tuple[PlannedCell, Failure]] = ()
     ) -> RunFinished:
-        """Run what is not finished. `unavailable` cells cannot start and count as failed. Raises EnvironmentProblem
+        """Run what is not finished. `unavailable` cells cannot start and count as failed. Raises SetupError
         where the run folder can no longer be written."""
         started = time.time()
         plans = [plan_of(spec) for spec in specs] + [plan for plan, _ in unavailable]
@@ -209,7 +209,9 @@ class Engine:
             left=left,
             seconds=seconds,
             folder=str(self._folder.folder),
-            **counts,
+            done=counts["done"],
+            reused=counts["reused"],
+            failed=counts["failed"],
         )
         self._tell(event)
         return event

@@ -1,8 +1,8 @@
 """The errors a user may see, and the exit codes of every command.
 
 MoodBenchError              one sentence of cause, one of remedy
-├── UsageProblem            2: the command, a file of configuration or the data is not right
-└── EnvironmentProblem      3: a package, the network, a device, a permission or space is missing
+├── InputError            2: the command, a file of configuration or the data is not right
+└── SetupError      3: a package, the network, a device, a permission or space is missing
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class MoodBenchError(Exception):
         self.hint = hint
 
 
-class UsageProblem(MoodBenchError):
+class InputError(MoodBenchError):
     exit_code = ExitCode.USAGE
 
 
-class EnvironmentProblem(MoodBenchError):
+class SetupError(MoodBenchError):
     exit_code = ExitCode.ENVIRONMENT
 
 
-def unknown(what: str, name: str, known: Iterable[str], remedy: str) -> UsageProblem:
+def unknown(what: str, name: str, known: Iterable[str], remedy: str) -> InputError:
     """`unknown model 'MiniLM-L7'`, with the nearest known name offered."""
-    return UsageProblem(f"unknown {what} '{name}'{did_you_mean(name, known)}", remedy)
+    return InputError(f"unknown {what} '{name}'{did_you_mean(name, known)}", remedy)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

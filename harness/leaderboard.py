@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.errors import UsageProblem
+from harness.errors import InputError
 from harness.store import AttemptPaths, CellEntry, RunFolder, writing
 from runner.contract import ContractError, Failure, Result, read, write_atomic
 
@@ -25,7 +25,7 @@ class Standing:
 
 
 def standing_of(folder: RunFolder) -> Standing:
-    """Rank everything the run holds. Raises UsageProblem where the folder is no run or a result cannot be read."""
+    """Rank everything the run holds. Raises InputError where the folder is no run or a result cannot be read."""
     from harness.ranking import rank_cells
 
     records: list[CellRecord] = []
@@ -59,7 +59,7 @@ def _record(entry: CellEntry, attempt: AttemptPaths) -> CellRecord:
         result = read(attempt.result, Result)
         table = pq.read_table(attempt.predictions, columns=["label", "predicted"])
     except (ContractError, OSError, pa.ArrowException) as error:
-        raise UsageProblem(
+        raise InputError(
             f"cannot read the result of '{entry.cell}': {error}", f"remove {attempt.folder} and run the suite again"
         ) from None
     return CellRecord(

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from harness.errors import EnvironmentProblem, UsageProblem
+from harness.errors import InputError, SetupError
 from harness.executors.native import runner_command
 from harness.suite import Suite
 from runner.contract import (
@@ -59,17 +59,17 @@ def cache_folder() -> Path:
 
 
 async def device_info() -> DeviceInfo:
-    """Devices and packages of this environment. Raises EnvironmentProblem."""
+    """Devices and packages of this environment. Raises SetupError."""
     code, out, err = await _child("info")
     if code != 0:
-        raise EnvironmentProblem(
+        raise SetupError(
             f"the runner does not start: {_last_line(err)}", "install it again: pip install 'moodbench[runner]'"
         )
     return msgspec.json.decode(out, type=DeviceInfo)
 
 
 async def preflight(suite: Suite, device: str, notify: Callable[[str], None]) -> Preflight:
-    """Answer everything at once. Raises UsageProblem, EnvironmentProblem."""
+    """Answer everything at once. Raises InputError, SetupError."""
     limit = asyncio.Semaphore(CHILDREN_AT_ONCE)
     with tempfile.TemporaryDirectory(prefix="moodbench-") as folder:
         info, models, datasets = await asyncio.gather(
@@ -78,7 +78,7 @@ async def preflight(suite: Suite, device: str, notify: Callable[[str], None]) ->
             prepare_all(suite.requests, Path(folder), limit),
         )
     if info.missing:
-        raise EnvironmentProblem(
+        raise SetupError(
             f"cells cannot run here: {', '.join(info.missing)} not installed", "pip install 'moodbench[runner]'"
         )
     found = Preflight(info=info, device=choose_device(device, info))
@@ -102,17 +102,17 @@ async def preflight(suite: Suite, device: str, notify: Callable[[str], None]) ->
 
 def _refuse(faults: Sequence[Failure], found: Preflight) -> None:
     if faults:
-        raise UsageProblem("; ".join(f.message for f in faults), faults[0].hint)
+        raise InputError("; ".join(f.message for f in faults), faults[0].hint)
     if found.missing and not (found.models and found.datasets):
         failures = list(found.missing.values())
-        raise EnvironmentProblem("; ".join(f.message for f in failures), failures[0].hint)
+        raise SetupError("; ".join(f.message for f in failures), failures[0].hint)
 
 
 def choose_device(asked: str, info: DeviceInfo) -> Choice:
     if asked == "auto":
         return Choice(value=info.device, reason=info.device_reason)
     if asked not in info.available:
-        raise EnvironmentProblem(
+        raise SetupError(
             f"device '{asked}' was asked for, but this machine offers {', '.join(info.available)}", "use --device auto"
         )
     return Choice(value=asked, reason="asked for")
@@ -128,12 +128,12 @@ async def prepare_all(
 
 
 async def prepare_one(request: DatasetRequest) -> PreparedDataset:
-    """One dataset. Raises UsageProblem, EnvironmentProblem."""
+    """One dataset. Raises InputError, SetupError."""
     with tempfile.TemporaryDirectory(prefix="moodbench-") as folder:
         answer = (await prepare_all([request], Path(folder), asyncio.Semaphore(1)))[0]
     if isinstance(answer, PreparedDataset):
         return answer
-    problem = UsageProblem if answer.kind in USER_FAULTS else EnvironmentProblem
+    problem = InputError if answer.kind in USER_FAULTS else SetupError
     raise problem(answer.message, answer.hint)
 
 
@@ -147,9 +147,9 @@ async def _ask(
     async with limit:
         code, _, err = await _child(verb, str(question), "--out", str(answer), *options)
     try:
-        return read(answer, kind if code == 0 else Failure)  # type: ignore[arg-type]
+        return read(answer, kind) if code == 0 else read(answer, Failure)
     except (ContractError, FileNotFoundError) as error:
-        raise EnvironmentProblem(
+        raise SetupError(
             f"the runner could not {verb} '{name}': {_last_line(err) or error}", "run `moodbench doctor`"
         ) from None
 

@@ -12,7 +12,7 @@ import msgspec
 
 from harness.display import Display
 from harness.engine import Engine
-from harness.errors import EnvironmentProblem
+from harness.errors import SetupError
 from harness.executors.native import NativeExecutor
 from harness.leaderboard import Standing, standing_of, write_leaderboard
 from harness.preflight import Preflight, preflight
@@ -38,7 +38,7 @@ class RunOutcome:
 
 
 async def execute(suite: Suite, options: RunOptions, display: Display) -> RunOutcome:
-    """Prepare, run and rank. Raises UsageProblem before anything starts, EnvironmentProblem also later."""
+    """Prepare, run and rank. Raises InputError before anything starts, SetupError also later."""
     folder = run_folder(options.results, options.name or fresh_name(suite.name))
     check_writable(folder)
     ready = await preflight(suite, options.device, display.note)
@@ -136,7 +136,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def check_writable(folder: RunFolder) -> None:
-    """Before any work: the run folder can be made and written. Raises EnvironmentProblem."""
+    """Before any work: the run folder can be made and written. Raises SetupError."""
     probe = folder.folder / ".writable"
     try:
         folder.folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def check_writable(folder: RunFolder) -> None:
         raise storage_problem(error, folder.folder) from error
     free = os.statvfs(folder.folder)
     if free.f_bavail * free.f_frsize < 50 * 2**20:
-        raise EnvironmentProblem(
+        raise SetupError(
             f"less than 50 MB are free where {folder.folder} lies",
             "free some space, or choose another --results folder",
         )

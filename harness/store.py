@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from harness.errors import EnvironmentProblem, UsageProblem, unknown
+from harness.errors import InputError, SetupError, unknown
 from runner import __version__
 from runner.contract import (
     SCHEMA_VERSION,
@@ -103,7 +103,7 @@ class AttemptPaths:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run on disk. Methods raise EnvironmentProblem where the folder cannot be written."""
+    """One run on disk. Methods raise SetupError where the folder cannot be written."""
 
     folder: Path
 
@@ -152,11 +152,11 @@ class RunFolder:
         try:
             return read(self.record_path, RunRecord)
         except FileNotFoundError:
-            raise UsageProblem(
+            raise InputError(
                 f"{self.folder} is not a run folder: it holds no run.json", "give a folder under results/"
             ) from None
         except ContractError as error:
-            raise UsageProblem(f"cannot read the run: {error}", "choose another --run name") from None
+            raise InputError(f"cannot read the run: {error}", "choose another --run name") from None
 
     def write_record(self, record: RunRecord) -> None:
         with writing(self.folder):
@@ -165,7 +165,7 @@ class RunFolder:
 
     def extend(self, name: str, suite: dict[str, Any], specs: Iterable[CellSpec]) -> RunRecord:
         """Create the run, or add cells to it; a cell whose settings changed takes its predecessor's place. Raises
-        UsageProblem where the run already holds another version of a dataset."""
+        InputError where the run already holds another version of a dataset."""
         record = RunRecord(name=name, created=time.time(), version=__version__)
         if self.record_path.exists():
             record = self.read_record()
@@ -173,7 +173,7 @@ class RunFolder:
         fingerprints = {entry.dataset: entry.fingerprint for entry in record.cells}
         for entry in map(entry_of, specs):
             if fingerprints.setdefault(entry.dataset, entry.fingerprint) != entry.fingerprint:
-                raise UsageProblem(
+                raise InputError(
                     f"run '{name}' holds results on another version of '{entry.dataset}' (other rows or split sizes)",
                     "give another --run name",
                 )
@@ -198,9 +198,9 @@ def entry_of(spec: CellSpec) -> CellEntry:
 
 
 def run_folder(results: Path, name: str) -> RunFolder:
-    """The folder of a run to be written. Raises UsageProblem for a name that is no plain folder name."""
+    """The folder of a run to be written. Raises InputError for a name that is no plain folder name."""
     if name != name.strip() or name in (".", "..") or "/" in name or "\\" in name or not name:
-        raise UsageProblem(f"'{name}' cannot name a run", "use letters, digits, '-', '_' and '.'")
+        raise InputError(f"'{name}' cannot name a run", "use letters, digits, '-', '_' and '.'")
     return RunFolder(folder=results / name)
 
 
@@ -209,7 +209,7 @@ def fresh_name(suite: str) -> str:
 
 
 def find_run(given: str, results: Path) -> RunFolder:
-    """An existing run, by folder or by name under `results`. Raises UsageProblem with the nearest name."""
+    """An existing run, by folder or by name under `results`. Raises InputError with the nearest name."""
     for folder in (Path(given), results / given):
         if (folder / "run.json").is_file():
             return RunFolder(folder=folder)
@@ -229,16 +229,14 @@ def writing(path: Path) -> Iterator[None]:
         raise storage_problem(error, path) from error
 
 
-def storage_problem(error: OSError, path: Path) -> EnvironmentProblem:
+def storage_problem(error: OSError, path: Path) -> SetupError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentProblem(
+        return SetupError(
             f"the disk that holds {path} is full", "free some space and run the same command again: finished cells stay"
         )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return EnvironmentProblem(
-            f"cannot write to {path}", "change its permissions, or choose another --results folder"
-        )
-    return EnvironmentProblem(f"cannot write to {path}: {error.strerror or error}", "choose another --results folder")
+        return SetupError(f"cannot write to {path}", "change its permissions, or choose another --results folder")
+    return SetupError(f"cannot write to {path}: {error.strerror or error}", "choose another --results folder")
 
 
 class Journal:

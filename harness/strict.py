@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import msgspec.inspect as inspect
 import yaml
+from msgspec import inspect
 
-from harness.errors import UsageProblem, did_you_mean
+from harness.errors import InputError, did_you_mean
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ class _Loader(yaml.SafeLoader):
 def _no_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", key_node.start_mark)
         seen.add(key)
@@ -32,35 +32,35 @@ def _no_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_duplicates)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)  # type: ignore[no-untyped-call]
+)
 
 
 def load_yaml(path: Path) -> Any:
-    """The content of one YAML file. Raises UsageProblem."""
+    """The content of one YAML file. Raises InputError."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UsageProblem(f"no such file: {path}", "check the path") from None
+        raise InputError(f"no such file: {path}", "check the path") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageProblem(f"cannot read {path}: {error}", "check that it is a readable UTF-8 text file") from None
+        raise InputError(f"cannot read {path}: {error}", "check that it is a readable UTF-8 text file") from None
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise UsageProblem(f"{path}, line {line}: {error.problem}", "correct the YAML there") from None
+        raise InputError(f"{path}, line {line}: {error.problem}", "correct the YAML there") from None
     except yaml.YAMLError as error:
-        raise UsageProblem(f"{path}: not valid YAML ({error})", "correct the YAML") from None
+        raise InputError(f"{path}: not valid YAML ({error})", "correct the YAML") from None
 
 
 def convert(data: Any, kind: type[T], where: str) -> T:
-    """Plain data to a Struct. `where` names the file in errors. Raises UsageProblem."""
+    """Plain data to a Struct. `where` names the file in errors. Raises InputError."""
     refuse_unknown_keys(data, inspect.type_info(kind), where, "")
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         place = path.rstrip("`").lstrip(".")
-        raise UsageProblem(f"{where}: {place + ': ' if place else ''}{message}", "correct that value") from None
+        raise InputError(f"{where}: {place + ': ' if place else ''}{message}", "correct that value") from None
 
 
 def refuse_unknown_keys(data: Any, info: inspect.Type, where: str, path: str) -> None:
@@ -76,7 +76,7 @@ def refuse_unknown_keys(data: Any, info: inspect.Type, where: str, path: str) ->
         for key, value in data.items():
             at = f"{path}.{key}".lstrip(".")
             if key not in fields:
-                raise UsageProblem(
+                raise InputError(
                     f"{where}: unknown key '{at}'{did_you_mean(str(key), fields)}",
                     f"keys known there: {', '.join(sorted(fields))}",
                 )

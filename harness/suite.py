@@ -20,7 +20,7 @@ from harness.catalog import (
     check_model,
     load_catalog,
 )
-from harness.errors import UsageProblem, unknown
+from harness.errors import InputError, unknown
 from harness.strict import convert, load_yaml
 from runner import __version__
 from runner.contract import (
@@ -96,23 +96,23 @@ def read_suite_file(name: str, catalog: Catalog) -> tuple[SuiteFile, str, Path]:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
-            raise UsageProblem(f"no such suite file: {path}", "check the path; `moodbench run --help` shows examples")
+            raise InputError(f"no such suite file: {path}", "check the path; `moodbench run --help` shows examples")
     else:
         path = catalog.suite(name)
     data = load_yaml(path)
     if not isinstance(data, dict):
-        raise UsageProblem(
+        raise InputError(
             f"{path}: a suite is a mapping with the keys models and datasets", "see config/suites/demo.yaml"
         )
     return convert(data, SuiteFile, str(path)), path.stem, path.resolve().parent
 
 
 def build_suite(name: str | None, selection: Selection) -> Suite:
-    """Suite file and command line together. Raises UsageProblem."""
+    """Suite file and command line together. Raises InputError."""
     catalog = load_catalog()
     own_data = selection.data is not None or selection.datasets
     if name is None and not own_data:
-        raise UsageProblem(
+        raise InputError(
             "nothing to run: no suite and no data was named",
             f"name a suite ({', '.join(sorted(catalog.suites))}), or give --data FILE or --datasets NAME",
         )
@@ -178,7 +178,7 @@ def _method(name: str) -> Method:
         if name == method:
             return method
     if name in METHODS:
-        raise UsageProblem(f"method '{name}' cannot be run by this version", f"methods: {', '.join(TRAINABLE_METHODS)}")
+        raise InputError(f"method '{name}' cannot be run by this version", f"methods: {', '.join(TRAINABLE_METHODS)}")
     raise unknown("method", name, TRAINABLE_METHODS, f"methods: {', '.join(TRAINABLE_METHODS)}")
 
 
@@ -186,14 +186,14 @@ def _refuse_emptiness_and_repeats(suite: Suite) -> None:
     for what, names in (
         ("model", [m.alias for m in suite.models]),
         ("dataset", [r.name for r in suite.requests]),
-        ("method", list(suite.methods)),
+        ("method", [str(m) for m in suite.methods]),
         ("seed", [str(s) for s in suite.seeds]),
     ):
         if not names:
-            raise UsageProblem(f"suite '{suite.name}' names no {what}", f"give at least one {what}")
+            raise InputError(f"suite '{suite.name}' names no {what}", f"give at least one {what}")
         repeated = {n for n in names if names.count(n) > 1}
         if repeated:
-            raise UsageProblem(
+            raise InputError(
                 f"suite '{suite.name}' names the {what} {', '.join(sorted(repeated))} twice", "name each once"
             )
 

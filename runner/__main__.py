@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner import __version__
 from runner.contract import (
@@ -39,6 +39,9 @@ from runner.contract import (
 )
 from runner.errors import RunnerError
 from runner.events import EventLog
+
+if TYPE_CHECKING:
+    from runner.cell import Cell
 
 HINTS: dict[FailureKind, str] = {
     "out_of_memory": "lower training.batch_size (raise training.accumulation to match) or dataset max_length, "
@@ -103,12 +106,18 @@ def run_cell(args: argparse.Namespace) -> int:
 
 
 def _run_cell(spec: CellSpec, out: Path, events: EventLog) -> int:
-    from runner import cell
-    from runner.models import quiet
+    attempts: list[Cell] = []
 
-    quiet()
-    attempt = cell.Cell(spec, out, events)
-    failure = _guarded(lambda: (cell.check(spec), attempt.run()), spec.cell, lambda: attempt.phase)
+    def work() -> None:
+        from runner.cell import Cell, check
+        from runner.models.noise import quiet
+
+        quiet()
+        check(spec)
+        attempts.append(Cell(spec, out, events))
+        attempts[0].run()
+
+    failure = _guarded(work, spec.cell, lambda: attempts[0].phase if attempts else None)
     if failure is None:
         return 0
     print(failure.traceback or "", file=sys.stderr)  # noqa: T201
@@ -129,9 +138,8 @@ def prepare_dataset(args: argparse.Namespace) -> int:
 
 
 def fetch_model(args: argparse.Namespace) -> int:
-    from runner.models import quiet, resolve
+    from runner.models.resolve import resolve
 
-    quiet()
     request = read(args.request, ModelSpec)
     return _answer(args.out, request.alias, lambda: resolve(request))
 
@@ -204,8 +212,9 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _die_with_parent() -> None:
-    """Standard input ends when the host ends, however it ends: then nobody wants this cell."""
-    while sys.stdin.buffer.read(4096):
+    """Standard input ends when the host ends, however it ends: then nobody wants this cell. Read without
+    Python's buffer, whose lock a daemon thread would still hold when the interpreter shuts down."""
+    while os.read(0, 4096):
         pass
     os._exit(143)
 

@@ -21,7 +21,8 @@ SCHEMA_VERSION = 1
 
 Method = Literal["lora", "qlora", "full", "frozen", "none"]
 Device = Literal["cpu", "cuda", "mps"]
-Phase = Literal["load", "tokenize", "train", "export", "score", "time"]  # in the order they run
+# In the order they run.
+Phase = Literal["load", "tokenize", "train", "export", "score", "time"]
 Split = Literal["train", "validation", "test"]
 ModelKind = Literal["hub", "path", "package", "scratch", "baseline"]
 SourceKind = Literal["file", "hub", "kaggle", "embedded"]
@@ -45,13 +46,13 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What every type of the contract has in common: frozen and strict (`kw_only` is not inherited, so each says it)."""
+    """What every type of the contract has in common: frozen and strict (type checkers want `frozen` said again, and `kw_only` is not inherited)."""
 
 
 # --- models -----------------------------------------------------------------------------------
 
 
-class LoraSpec(Base, kw_only=True):
+class LoraSpec(Base, frozen=True, kw_only=True):
     """LoRA settings. `target_modules` None: the defaults of the architecture."""
 
     rank: int = 8
@@ -60,7 +61,7 @@ class LoraSpec(Base, kw_only=True):
     target_modules: tuple[str, ...] | None = None
 
 
-class ScratchSpec(Base, kw_only=True):
+class ScratchSpec(Base, frozen=True, kw_only=True):
     """A BERT-type encoder initialised at random; its WordPiece vocabulary is learnt from the training split."""
 
     hidden_size: int = 128
@@ -70,14 +71,14 @@ class ScratchSpec(Base, kw_only=True):
     vocab_size: int = 8000
 
 
-class PackageSpec(Base, kw_only=True):
+class PackageSpec(Base, frozen=True, kw_only=True):
     """Where an installed Python package carries a model: `folder` inside the import package `module`."""
 
     module: str
     folder: str = "."
 
 
-class ModelSpec(Base, kw_only=True):
+class ModelSpec(Base, frozen=True, kw_only=True):
     """One model. Unresolved (as configuration gives it) `folder` is None and `weights_sha256` holds what is
     expected, if anything; resolved, `folder` is where the files lie and the digests are those found there."""
 
@@ -97,7 +98,7 @@ class ModelSpec(Base, kw_only=True):
 # --- datasets ---------------------------------------------------------------------------------
 
 
-class SplitSizes(Base, kw_only=True):
+class SplitSizes(Base, frozen=True, kw_only=True):
     """Rows wanted per split; None takes all there are (validation and test come off first)."""
 
     train: int | None = 10_000
@@ -105,7 +106,7 @@ class SplitSizes(Base, kw_only=True):
     test: int | None = 5_000
 
 
-class DatasetRequest(Base, kw_only=True):
+class DatasetRequest(Base, frozen=True, kw_only=True):
     """What `prepare` needs to turn a source into canonical splits."""
 
     name: str
@@ -130,13 +131,13 @@ class DatasetRequest(Base, kw_only=True):
     seed: int = 42
 
 
-class SplitInfo(Base, kw_only=True):
+class SplitInfo(Base, frozen=True, kw_only=True):
     rows: int
     classes: dict[str, int]  # label name -> rows
     sha256: str
 
 
-class PreparedDataset(Base, kw_only=True):
+class PreparedDataset(Base, frozen=True, kw_only=True):
     """A dataset in canonical form: `<folder>/{train,validation,test}.parquet` with columns
     `id` (string), `text` (string), `label` (int64, index into `label_names`) and the kept source columns."""
 
@@ -158,7 +159,7 @@ class PreparedDataset(Base, kw_only=True):
 # --- the cell ---------------------------------------------------------------------------------
 
 
-class TrainingSpec(Base, kw_only=True):
+class TrainingSpec(Base, frozen=True, kw_only=True):
     """Hyper-parameters, fully resolved. One optimiser step sees `batch_size * accumulation` examples."""
 
     epochs: int = 3
@@ -180,7 +181,7 @@ class TrainingSpec(Base, kw_only=True):
     gradient_checkpointing: bool | None = None  # None: from 1e9 parameters
 
 
-class EvaluationSpec(Base, kw_only=True):
+class EvaluationSpec(Base, frozen=True, kw_only=True):
     batch_size: int = 32
     warmup_requests: int = 10
     min_requests: int = 100
@@ -193,7 +194,7 @@ class EvaluationSpec(Base, kw_only=True):
     calibration_bins: int = 15
 
 
-class CodeVersion(Base, kw_only=True):
+class CodeVersion(Base, frozen=True, kw_only=True):
     """The harness's own source: git commit, or None with the reason."""
 
     commit: str | None = None
@@ -201,7 +202,7 @@ class CodeVersion(Base, kw_only=True):
     reason: str | None = None
 
 
-class CellSpec(Base, kw_only=True):
+class CellSpec(Base, frozen=True, kw_only=True):
     """Everything an attempt needs, fully resolved: no look-ups left to make."""
 
     schema_version: int = SCHEMA_VERSION
@@ -257,7 +258,7 @@ def slug(text: str) -> str:
 # --- events -----------------------------------------------------------------------------------
 
 
-class Event(Base, kw_only=True, tag_field="event"):
+class Event(Base, frozen=True, kw_only=True, tag_field="event"):
     """One line of `events.jsonl`. `t`: Unix seconds; `seq`: 0, 1, 2 … within its writer."""
 
     t: float = 0.0
@@ -265,16 +266,16 @@ class Event(Base, kw_only=True, tag_field="event"):
     cell: str = ""
 
 
-class PhaseStarted(Event, kw_only=True, tag="phase_started"):
+class PhaseStarted(Event, frozen=True, kw_only=True, tag="phase_started"):
     phase: Phase
 
 
-class PhaseFinished(Event, kw_only=True, tag="phase_finished"):
+class PhaseFinished(Event, frozen=True, kw_only=True, tag="phase_finished"):
     phase: Phase
     seconds: float
 
 
-class Progress(Event, kw_only=True, tag="progress"):
+class Progress(Event, frozen=True, kw_only=True, tag="progress"):
     """`step` of `steps` in a phase. In training one step is one optimiser step."""
 
     phase: Phase
@@ -286,7 +287,7 @@ class Progress(Event, kw_only=True, tag="progress"):
     eta_s: float | None = None
 
 
-class Metrics(Event, kw_only=True, tag="metrics"):
+class Metrics(Event, frozen=True, kw_only=True, tag="metrics"):
     """Figures of one split at one moment, for curves and displays."""
 
     phase: Phase
@@ -295,28 +296,28 @@ class Metrics(Event, kw_only=True, tag="metrics"):
     values: dict[str, float | None]
 
 
-class Resources(Event, kw_only=True, tag="resources"):
+class Resources(Event, frozen=True, kw_only=True, tag="resources"):
     rss_mb: float | None = None
     device_mb: float | None = None
 
 
-class Warned(Event, kw_only=True, tag="warning"):
+class Warned(Event, frozen=True, kw_only=True, tag="warning"):
     message: str
 
 
-class LeaseWanted(Event, kw_only=True, tag="lease_wanted"):
+class LeaseWanted(Event, frozen=True, kw_only=True, tag="lease_wanted"):
     pass
 
 
-class LeaseReleased(Event, kw_only=True, tag="lease_released"):
+class LeaseReleased(Event, frozen=True, kw_only=True, tag="lease_released"):
     pass
 
 
-class Finished(Event, kw_only=True, tag="finished"):
+class Finished(Event, frozen=True, kw_only=True, tag="finished"):
     seconds: float
 
 
-class Failed(Event, kw_only=True, tag="failed"):
+class Failed(Event, frozen=True, kw_only=True, tag="failed"):
     kind: FailureKind
     message: str
 
@@ -338,14 +339,14 @@ CellEvent = (
 # --- the result -------------------------------------------------------------------------------
 
 
-class Choice(Base, kw_only=True):
+class Choice(Base, frozen=True, kw_only=True):
     """Something decided for the user, and why."""
 
     value: str | int | float | bool | None
     reason: str
 
 
-class Summary(Base, kw_only=True):
+class Summary(Base, frozen=True, kw_only=True):
     """The flat figures that existing tooling reads. Names are fixed; null where `Result.reasons` says why."""
 
     model_name: str
@@ -362,7 +363,7 @@ class Summary(Base, kw_only=True):
     training_time_hours: float | None = None
 
 
-class ClassFigures(Base, kw_only=True):
+class ClassFigures(Base, frozen=True, kw_only=True):
     label: str
     precision: float
     recall: float
@@ -370,7 +371,7 @@ class ClassFigures(Base, kw_only=True):
     support: int
 
 
-class SliceFigures(Base, kw_only=True):
+class SliceFigures(Base, frozen=True, kw_only=True):
     column: str
     value: str
     rows: int
@@ -378,7 +379,7 @@ class SliceFigures(Base, kw_only=True):
     f1: float  # macro over the classes present in the slice
 
 
-class Quality(Base, kw_only=True):
+class Quality(Base, frozen=True, kw_only=True):
     """Figures on the test split."""
 
     rows: int
@@ -388,12 +389,12 @@ class Quality(Base, kw_only=True):
     confusion: tuple[tuple[int, ...], ...] = ()  # [true][predicted]
 
 
-class CurvePoint(Base, kw_only=True):
+class CurvePoint(Base, frozen=True, kw_only=True):
     step: int
     values: dict[str, float | None]
 
 
-class TrainingReport(Base, kw_only=True):
+class TrainingReport(Base, frozen=True, kw_only=True):
     steps: int
     epochs: float
     samples_seen: int
@@ -406,7 +407,7 @@ class TrainingReport(Base, kw_only=True):
     validation_curve: tuple[CurvePoint, ...] = ()
 
 
-class Latency(Base, kw_only=True):
+class Latency(Base, frozen=True, kw_only=True):
     """Single requests at batch 1 and the text's real length, tokenization included, device synchronised."""
 
     requests: int
@@ -420,7 +421,7 @@ class Latency(Base, kw_only=True):
     first_request_ms: float | None = None  # the first after loading, kept apart
 
 
-class Throughput(Base, kw_only=True):
+class Throughput(Base, frozen=True, kw_only=True):
     batch_size: int
     samples: int
     seconds: float
@@ -428,7 +429,7 @@ class Throughput(Base, kw_only=True):
     tokens_per_s: float | None
 
 
-class Timing(Base, kw_only=True):
+class Timing(Base, frozen=True, kw_only=True):
     """`cpu_share_foreign`: share of the machine's CPU time in the window that was not this process's."""
 
     latency: Latency
@@ -439,7 +440,7 @@ class Timing(Base, kw_only=True):
     merged: bool = False  # whether a LoRA adapter was merged into the weights, as in deployment
 
 
-class Memory(Base, kw_only=True):
+class Memory(Base, frozen=True, kw_only=True):
     """In MB (2**20 bytes). Resident memory of the process; `device_*` on CUDA and MPS only."""
 
     rss_after_load_mb: float | None = None
@@ -453,7 +454,7 @@ class Memory(Base, kw_only=True):
     device_reserved_mb: float | None = None
 
 
-class Provenance(Base, kw_only=True):
+class Provenance(Base, frozen=True, kw_only=True):
     """Where and with what a result was made. Unknown is null."""
 
     started: float
@@ -475,7 +476,7 @@ class Provenance(Base, kw_only=True):
     image_digest: str | None = None
 
 
-class Result(Base, kw_only=True):
+class Result(Base, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     cell: str
     identity: str
@@ -500,7 +501,7 @@ class Result(Base, kw_only=True):
     provenance: Provenance
 
 
-class Failure(Base, kw_only=True):
+class Failure(Base, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     cell: str
     kind: FailureKind
@@ -511,7 +512,7 @@ class Failure(Base, kw_only=True):
     t: float = 0.0
 
 
-class DeviceInfo(Base, kw_only=True):
+class DeviceInfo(Base, frozen=True, kw_only=True):
     """What `python -m runner info` tells the host about this environment."""
 
     device: Device
@@ -544,7 +545,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

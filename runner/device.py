@@ -127,7 +127,7 @@ def make_deterministic(seed: int, threads: int) -> None:
     import torch
 
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries that draw from the global stream
+    np.random.seed(seed)  # libraries draw from the global stream
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from runner.models.baselines import Baseline
+
 
 class Predictor(Protocol):
     """A trained classifier as a user would call it."""
@@ -70,6 +72,19 @@ class TransformerPredictor:
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         return [len(ids) for ids in self.encode(texts)]
+
+
+@dataclass(frozen=True)
+class BaselinePredictor:
+    """A fitted baseline; it reads words, not tokens."""
+
+    baseline: Baseline
+
+    def predict(self, texts: Sequence[str], batch_size: int) -> NDArray[np.float64]:
+        return self.baseline.predict(texts, batch_size)
+
+    def token_counts(self, texts: Sequence[str]) -> None:
+        return None
 
 
 def write_predictions(

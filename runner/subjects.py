@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from runner import device as devices
 from runner.contract import CellSpec, Choice, Event, Split, TrainingReport
 from runner.data.prepared import Rows
-from runner.scoring import Predictor, TransformerPredictor
+from runner.scoring import BaselinePredictor, Predictor, TransformerPredictor
 from runner.training import Encoded, Trainer, plan_schedule
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ class BaselineSubject:
         self._baseline: Baseline | None = None
 
     def load(self) -> dict[str, Choice]:
-        from runner.models.baselines import make_baseline
+        from runner.models.baselines import baseline
 
-        self._baseline = make_baseline(self._spec.model.name, seed=self._spec.seed)
+        self._baseline = baseline(self._spec.model.name, seed=self._spec.seed)
         return {"device": Choice(value="cpu", reason="baselines run on the CPU")}
 
     def tokenize(self) -> None:
@@ -77,7 +77,7 @@ class BaselineSubject:
 
     def predictor(self) -> Predictor:
         assert self._baseline is not None
-        return self._baseline
+        return BaselinePredictor(self._baseline)
 
     def size(self) -> Size:
         parameters = None if self._baseline is None else self._baseline.parameters
@@ -143,14 +143,14 @@ class TransformerSubject:
         return report
 
     def export(self, folder: Path) -> None:
-        from runner.models.adapt import save
+        from runner.models.merge import save
 
         save(self._loaded, folder)
 
     def predictor(self) -> TransformerPredictor:
         """The model as deployed: a LoRA adapter is merged into the weights. This comes after
         `export`, because merging is in place."""
-        from runner.models.adapt import deployable
+        from runner.models.merge import deployable
 
         self._deployed = deployable(self._loaded)
         self.merged = self._spec.method == "lora"

@@ -65,4 +65,5 @@ def plain(entry: ModelEntry) -> dict[str, object]:
 
     data: dict[str, object] = msgspec.to_builtins(entry)
     data["training"] = entry.training.given()
-    return {"alias": entry.alias, "kind": entry.kind} | {k: v for k, v in data.items() if v not in (None, {}, (), [], "")}
+    given = {key: value for key, value in data.items() if value not in (None, {}, (), [], "")}
+    return {"alias": entry.alias, "kind": entry.kind} | given

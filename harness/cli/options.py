@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 
-class CommaList(click.ParamType):
+class CommaList(click.ParamType[list[str]]):
     """`a,b,c` -> ["a", "b", "c"]; blanks around commas do not matter."""
 
     name = "a,b,c"
@@ -22,7 +22,7 @@ class CommaList(click.ParamType):
         return items
 
 
-class IntList(click.ParamType):
+class IntList(click.ParamType[list[int]]):
     """`1,2,3` -> [1, 2, 3]."""
 
     name = "1,2,3"

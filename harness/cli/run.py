@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.options import CommaList, IntList, results_option
-from harness.errors import UsageProblem
+from harness.errors import InputError
 
 if TYPE_CHECKING:
     from harness.catalog import DatasetEntry
@@ -39,7 +39,7 @@ Running again into the same --run finishes what is missing. Exit codes: 0 all fi
 @click.option("--seeds", type=IntList(), help="One cell per seed.  [default: the suite's, else 42]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Cells at a time.")
-@click.option("--smoke", is_flag=True, help="50/20/20 rows and 1 epoch: does it work at all? Also MOODBENCH_TEST_MODE=1.")
+@click.option("--smoke", is_flag=True, help="50/20/20 rows, 1 epoch; also MOODBENCH_TEST_MODE=1.")
 @click.option("--run", "name", help="Folder under the results; running again finishes what is missing.")
 @results_option
 @click.option("--json", "json_lines", is_flag=True, help="Events as JSON lines on stdout, nothing else there.")
@@ -89,10 +89,10 @@ def own_data(data: Path | None, text_column: str | None, label_column: str | Non
 
     if data is None:
         if text_column or label_column:
-            raise UsageProblem("--text-column and --label-column describe --data, which is missing", "add --data FILE")
+            raise InputError("--text-column and --label-column describe --data, which is missing", "add --data FILE")
         return None
     if not data.is_file():
-        raise UsageProblem(f"no such file: {data}", "check the path given to --data")
+        raise InputError(f"no such file: {data}", "check the path given to --data")
     return DatasetEntry(name=slug(data.stem), file=str(data), text_column=text_column, label_column=label_column)
 
 

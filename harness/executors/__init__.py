@@ -31,5 +31,5 @@ class Executor(Protocol):
     name: str
 
     async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Handle:
-        """Start the attempt whose `spec.json` is written. Raises EnvironmentProblem."""
+        """Start the attempt whose `spec.json` is written. Raises SetupError."""
         ...

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
-from harness.errors import EnvironmentProblem
+from harness.errors import SetupError
 from harness.executors import Exit, Handle
 from harness.store import AttemptPaths
 from runner.contract import CellSpec
@@ -58,9 +58,7 @@ class NativeExecutor:
                     env=cell_environment(spec.threads, os.environ),
                 )
         except OSError as error:
-            raise EnvironmentProblem(
-                f"cannot start a cell: {error}", "check free memory, disk and process limits"
-            ) from error
+            raise SetupError(f"cannot start a cell: {error}", "check free memory, disk and process limits") from error
         return NativeHandle(process)
 
 

@@ -24,9 +24,9 @@ Probabilities = NDArray[np.float64]
 
 def loss_sum(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy summed over a batch: the caller divides by the examples of the whole optimiser step."""
-    import torch.nn.functional as F
+    from torch.nn.functional import cross_entropy
 
-    return F.cross_entropy(logits.float(), labels, reduction="sum")
+    return cross_entropy(logits.float(), labels, reduction="sum")
 
 
 def decode(logits: torch.Tensor) -> Probabilities:
