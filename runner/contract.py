@@ -46,7 +46,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What every type of the contract has in common: frozen and strict (type checkers want `frozen` said again, and `kw_only` is not inherited)."""
+    """Frozen and strict. Each type says `frozen` and `kw_only` again: msgspec does not inherit them all."""
 
 
 # --- models -----------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import TEXTS, Checkpoint, MakeSpec, small_config
 
 from runner.contract import CellSpec, LoraSpec, Method, ModelSpec, PreparedDataset, TrainingSpec
 from runner.models.tokenizer import learn_wordpiece
+from tests.runner.models.small_models import TEXTS, Checkpoint, MakeSpec, small_config
 
 
 @pytest.fixture(scope="session")

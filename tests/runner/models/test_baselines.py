@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_models import TEXTS
 
 from runner.errors import RunnerError
 from runner.models.baselines import NAMES, baseline
+from tests.runner.models.small_models import TEXTS
 
 LABELS = [1, 0, 1, 0, 1, 0] * 4
 

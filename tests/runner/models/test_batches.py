@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import DECODERS, small_config
 
 from runner.models.batches import Side, pad_batch
+from tests.runner.models.small_models import DECODERS, small_config
 
 PAD = 0
 ROWS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]

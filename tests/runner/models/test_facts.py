@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import MakeSpec
 
 from runner.contract import LoraSpec
 from runner.models.adapt import TARGETS, adapt, head_modules
+from tests.runner.models.small_models import MakeSpec
 
 BERT = {"vocab_size": 30522}
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from small_models import CONFIGS, DECODERS, TEXTS, Checkpoint, MakeSpec
 
 from runner.contract import Method, ModelSpec, PackageSpec, ScratchSpec, TrainingSpec
 from runner.errors import RunnerError
 from runner.models import quiet
 from runner.models.load import LoadedModel, load
 from runner.models.resolve import resolve
+from tests.runner.models.small_models import CONFIGS, DECODERS, TEXTS, Checkpoint, MakeSpec
 
 HEADS = {
     "bert": ("classifier",),

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import CONFIGS, TEXTS, Checkpoint, MakeSpec
 
 from runner.contract import CellSpec, Method, ScratchSpec, TrainingSpec
 from runner.errors import RunnerError
@@ -14,6 +13,7 @@ from runner.models import quiet
 from runner.models.adapt import peft_warnings_off
 from runner.models.load import LoadedModel, load
 from runner.models.merge import deployable, load_saved, save
+from tests.runner.models.small_models import CONFIGS, TEXTS, Checkpoint, MakeSpec
 
 TOLERANCE = 1e-4
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_models import TEXTS
 
 from runner.errors import RunnerError
 from runner.models.tokenizer import ensure_pad_token, learn_wordpiece, load_tokenizer
+from tests.runner.models.small_models import TEXTS
 
 LEARN = """
 import hashlib, json, random
