@@ -35,6 +35,7 @@ def cell_environment(threads: int, environment: Mapping[str, str]) -> dict[str, 
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
         "RAYON_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "passive",  # idle threads that spin take a core from whatever else runs
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONHASHSEED": "0",
