@@ -54,6 +54,15 @@ HINTS: dict[FailureKind, str] = {
 }
 
 
+# torch has a type of its own for CUDA's allocator only; the others say it in words.
+OUT_OF_MEMORY = (
+    "can't allocate memory",  # CPU on Linux and macOS
+    "not enough memory",  # CPU on Windows
+    "out of memory",  # Metal, and CUDA outside the allocator
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
 class Terminated(BaseException):
     """SIGTERM, as an exception, so that a failure report is still written."""
 
@@ -65,8 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     except ContractError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
-    except FileNotFoundError as error:
-        print(f"error: no such file: {error.filename}", file=sys.stderr)  # noqa: T201
+    except OSError as error:  # while reading what was given or opening what was asked for; work has its own reports
+        print(f"error: {error.strerror or error}: {error.filename}", file=sys.stderr)  # noqa: T201
         return 2
     return code
 
@@ -97,12 +106,20 @@ def _parser() -> argparse.ArgumentParser:
 def run_cell(args: argparse.Namespace) -> int:
     spec = read(args.spec, CellSpec)
     args.out.mkdir(parents=True, exist_ok=True)
+    _refuse_used(args.out)
     _limit_threads(spec.threads)
     signal.signal(signal.SIGTERM, _terminate)
     if args.watch_stdin:
         threading.Thread(target=_die_with_parent, daemon=True).start()
     with EventLog(args.out / "events.jsonl", spec.cell) as events:
         return _run_cell(spec, args.out, events)
+
+
+def _refuse_used(folder: Path) -> None:
+    """An attempt is never overwritten, and an old result.json must not pass for this attempt's success."""
+    for name in ("result.json", "failure.json", "events.jsonl"):
+        if (folder / name).exists():
+            raise FileExistsError(errno.EEXIST, "another attempt left this here, give a new folder", folder / name)
 
 
 def _run_cell(spec: CellSpec, out: Path, events: EventLog) -> int:
@@ -131,17 +148,25 @@ def _run_cell(spec: CellSpec, out: Path, events: EventLog) -> int:
 
 
 def prepare_dataset(args: argparse.Namespace) -> int:
-    from runner.data import prepare
-
     request = read(args.request, DatasetRequest)
-    return _answer(args.out, request.name, lambda: prepare(request, args.cache))
+
+    def work() -> object:
+        from runner.data import prepare
+
+        return prepare(request, args.cache)
+
+    return _answer(args.out, request.name, work)
 
 
 def fetch_model(args: argparse.Namespace) -> int:
-    from runner.models.resolve import resolve
-
     request = read(args.request, ModelSpec)
-    return _answer(args.out, request.alias, lambda: resolve(request))
+
+    def work() -> object:
+        from runner.models.resolve import resolve
+
+        return resolve(request)
+
+    return _answer(args.out, request.alias, work)
 
 
 def print_info(args: argparse.Namespace) -> int:
@@ -186,15 +211,16 @@ def classify(error: BaseException) -> FailureKind:
     """The class of an exception that no one raised on purpose."""
     names = {kind.__name__ for kind in type(error).__mro__}
     text = str(error)
-    if isinstance(error, MemoryError) or "OutOfMemoryError" in names or "not enough memory" in text:
+    code = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in names or code == errno.ENOMEM:
         return "out_of_memory"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "disk_full"
-    if "No space left on device" in text:
+    if isinstance(error, RuntimeError) and any(sign in text for sign in OUT_OF_MEMORY):
+        return "out_of_memory"
+    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
         return "disk_full"
     if "SafetensorError" in names:
         return "model"
-    if isinstance(error, ImportError | PermissionError):
+    if isinstance(error, ImportError | PermissionError) or code == errno.EROFS:
         return "environment"
     return "code"
 
@@ -208,6 +234,7 @@ def _limit_threads(threads: int) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the report
     raise Terminated
 
 

@@ -98,6 +98,7 @@ class Cell:
         yield
         seconds = time.perf_counter() - begin
         self._seconds[phase] = seconds
+        self.phase = None
         self.events.emit(PhaseFinished(phase=phase, seconds=seconds))
         self.events.emit(Resources(rss_mb=rss_mb(), device_mb=self._meter.device_allocated_mb()))
 
@@ -167,7 +168,7 @@ class Cell:
         self._memory[f"device_peak_{moment}_mb"] = self._meter.device_peak_mb()
         self._memory["device_reserved_mb"] = self._meter.device_reserved_mb()
         if self._meter.reason is not None:
-            self._reasons["rss_peak_inference_mb"] = self._meter.reason
+            self._reasons[f"rss_peak_{moment}_mb"] = self._meter.reason
 
     def _result(self, subject: Subject, started: float) -> Result:
         spec = self.spec

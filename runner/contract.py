@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -40,6 +40,9 @@ FailureKind = Literal[
     "code",  # a fault of the runner itself
 ]
 
+Positive = Annotated[int, msgspec.Meta(ge=1)]  # checked when a file is read
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
 METHODS: tuple[Method, ...] = get_args(Method)
 PHASES: tuple[Phase, ...] = get_args(Phase)
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -55,7 +58,7 @@ class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LoraSpec(Base, frozen=True, kw_only=True):
     """LoRA settings. `target_modules` None: the defaults of the architecture."""
 
-    rank: int = 8
+    rank: Positive = 8
     alpha: int = 16
     dropout: float = 0.05
     target_modules: tuple[str, ...] | None = None
@@ -162,36 +165,36 @@ class PreparedDataset(Base, frozen=True, kw_only=True):
 class TrainingSpec(Base, frozen=True, kw_only=True):
     """Hyper-parameters, fully resolved. One optimiser step sees `batch_size * accumulation` examples."""
 
-    epochs: int = 3
-    min_steps: int = 0  # optimiser steps: epochs are added until a small dataset gives this many
+    epochs: Positive = 3
+    min_steps: int = 0  # optimiser steps: a small dataset gets more epochs, and nothing stops training earlier
     learning_rate: float = 2e-4
     weight_decay: float = 0.01
-    warmup_fraction: float = 0.1
+    warmup_fraction: Share = 0.1
     warmup_max_steps: int = 500
     max_grad_norm: float = 1.0
-    batch_size: int = 16
-    accumulation: int = 4
+    batch_size: Positive = 16
+    accumulation: Positive = 4
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
-    eval_every_steps: int = 500
-    evals_per_epoch: int = 3  # at least
-    patience: int = 3  # evaluations without a better F1 before training stops
+    eval_every_steps: Positive = 500
+    evals_per_epoch: Positive = 3  # at least
+    patience: Positive = 3  # evaluations without a better F1 before training stops
     min_delta: float = 0.001
     gradient_checkpointing: bool | None = None  # None: from 1e9 parameters
 
 
 class EvaluationSpec(Base, frozen=True, kw_only=True):
-    batch_size: int = 32
+    batch_size: Positive = 32
     warmup_requests: int = 10
-    min_requests: int = 100
-    max_requests: int = 1_000
+    min_requests: Positive = 100
+    max_requests: Positive = 1_000
     latency_min_s: float = 2.0  # requests go on until min_requests and latency_min_s are both reached ...
     latency_max_s: float = 12.0  # ... and on towards the 662 that a p99 needs while this allows
-    throughput_batch_sizes: tuple[int, ...] = (1, 4, 8, 16, 32)
-    throughput_texts: int = 1_000
+    throughput_batch_sizes: tuple[Positive, ...] = (1, 4, 8, 16, 32)
+    throughput_texts: Positive = 1_000
     throughput_max_s: float = 4.0  # per batch size
-    calibration_bins: int = 15
+    calibration_bins: Positive = 15
 
 
 class CodeVersion(Base, frozen=True, kw_only=True):
@@ -217,7 +220,7 @@ class CellSpec(Base, frozen=True, kw_only=True):
     seed: int = 42
     device: Device = "cpu"
     device_reason: str = "given"
-    threads: int = 1
+    threads: Positive = 1
     phases: tuple[Phase, ...] = PHASES
     lease: bool = False  # True: wait for `lease.granted` in the folder before timing
     runner_version: str = ""
@@ -252,7 +255,7 @@ def cell_name(spec: CellSpec, identity: str) -> str:
 
 def slug(text: str) -> str:
     """A name that is safe as a file name on every system, at most 48 characters."""
-    return re.sub(r"[^a-z0-9._]+", "-", text.lower()).strip("-.")[:48] or "unnamed"
+    return re.sub(r"[^a-z0-9._]+", "-", text.lower()).strip("-.")[:48].rstrip("-.") or "unnamed"
 
 
 # --- events -----------------------------------------------------------------------------------
@@ -554,15 +557,23 @@ def read(path: Path, kind: type[T]) -> T:
     """Read one contract file strictly. Raises ContractError, OSError."""
     data = path.read_bytes()
     try:
-        value = msgspec.json.decode(data, type=kind)
+        _check_version(path, data)
+        return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise ContractError(f"{path}: {error}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ContractError(f"{path}: not valid JSON ({error})") from None
-    version = getattr(value, "schema_version", SCHEMA_VERSION)
-    if version > SCHEMA_VERSION:
+
+
+class _Versioned(msgspec.Struct):
+    schema_version: Any = SCHEMA_VERSION
+
+
+def _check_version(path: Path, data: bytes) -> None:
+    """Comes before the fields: a newer file has fields unknown here, and its version is the better explanation."""
+    version = msgspec.json.decode(data, type=_Versioned).schema_version
+    if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ContractError(f"{path}: schema_version {version} is newer than this program's ({SCHEMA_VERSION})")
-    return value
 
 
 def json_schemas(extra: Iterable[type] = ()) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +21,16 @@ class EventLog:
         self._file: IO[bytes] = path.open("ab", buffering=0)
         self._cell = cell
         self._seq = 0
+        self._torn = False  # whether the file may end in half a line
 
     def emit(self, event: Event) -> None:
         stamped = msgspec.structs.replace(event, t=time.time(), seq=self._seq, cell=self._cell)
-        self._file.write(msgspec.json.encode(stamped) + b"\n")
-        self._seq += 1
+        self._seq += 1  # first: an event cut short by a signal must not share its number with the next
+        line = self._torn * b"\n" + msgspec.json.encode(stamped) + b"\n"
+        self._torn = True
+        if self._file.write(line) < len(line):  # the kernel takes what still fits
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+        self._torn = False
 
     def __enter__(self) -> EventLog:
         return self

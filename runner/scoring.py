@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner import device as devices
-from runner.contract import Device
+from runner.contract import Device, write_atomic
 from runner.models.batches import pad_batch
 from runner.tasks import classification
 
@@ -101,6 +101,6 @@ def write_predictions(
     }
     for k in range(probabilities.shape[1]):
         columns[f"p_{k}"] = pa.array(probabilities[:, k].astype(np.float32))
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(pa.table(columns), temporary)
-    temporary.replace(path)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    write_atomic(path, sink.getvalue())

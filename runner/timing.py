@@ -121,12 +121,14 @@ def _throughput(predictor: Predictor, texts: Sequence[str], batch_size: int, spe
 @contextmanager
 def _quiet_collector() -> Iterator[None]:
     """No garbage collection inside a window: it would be charged to whichever request it fell on."""
+    was_on = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_on:
+            gc.enable()
 
 
 class _ForeignLoad:

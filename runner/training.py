@@ -47,6 +47,7 @@ class Schedule:
     steps_per_epoch: int
     warmup_steps: int
     eval_every: int
+    earliest_stop: int  # early stopping waits for this step
 
     @property
     def steps(self) -> int:
@@ -67,8 +68,9 @@ def plan_schedule(rows: int, spec: TrainingSpec) -> Schedule:
     return Schedule(
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=min(math.ceil(spec.warmup_fraction * steps), spec.warmup_max_steps),
+        warmup_steps=min(int(spec.warmup_fraction * steps), spec.warmup_max_steps),
         eval_every=max(1, min(spec.eval_every_steps, steps_per_epoch // spec.evals_per_epoch)),
+        earliest_stop=max(steps_per_epoch, spec.min_steps),
     )
 
 
@@ -134,7 +136,7 @@ class Trainer:
                 self._report(step, schedule, loss, samples / (now - started), optimizer)
             if step % schedule.eval_every == 0 or step == schedule.steps:
                 self._evaluate(step)
-                if self._best.misses >= self.spec.patience and step >= schedule.steps_per_epoch:
+                if self._best.misses >= self.spec.patience and step >= schedule.earliest_stop:
                     stopped = step < schedule.steps
                     break
         self._restore()
@@ -202,16 +204,14 @@ class Trainer:
             total += loss.detach()
         mean = float(total)
         if not math.isfinite(mean):
-            raise RunnerError(
-                "nan_loss",
-                f"the loss became {mean} at learning rate {scheduler.get_last_lr()[0]:.2g}",
-                "lower training.learning_rate, or use another seed; the data may hold damaged texts",
-            )
+            raise _nan_loss(f"the loss became {mean}", len(self._loss_curve) + 1)
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(parameters, self.spec.max_grad_norm)
+        scale = scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
-        scheduler.step()
+        if scaler.get_scale() >= scale:  # lowered: fp16 overflowed and this step was skipped
+            scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         return mean
 
@@ -234,6 +234,8 @@ class Trainer:
     def _evaluate(self, step: int) -> None:
         """Score the validation split; keep the weights if they are the best so far."""
         probabilities = self.predict(self.validation.input_ids)
+        if not np.isfinite(probabilities).all():  # the last update broke the weights: no loss comes after it
+            raise _nan_loss("the validation loss became nan", step)
         labels = self.validation.labels
         picked = np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None)
         predicted = probabilities.argmax(axis=1).astype(np.int64)
@@ -272,3 +274,11 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self._trained_tensors().items():
                 parameter.copy_(best[name])
+
+
+def _nan_loss(what: str, step: int) -> RunnerError:
+    return RunnerError(
+        "nan_loss",
+        f"{what} at step {step}",
+        "lower training.learning_rate, or use another seed; the data may hold damaged texts",
+    )
