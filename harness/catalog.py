@@ -7,11 +7,11 @@ its entries are added, and take the place of shipped ones with the same name.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -31,6 +31,11 @@ from runner.contract import (
 )
 
 T = TypeVar("T")
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Rate = Annotated[float, msgspec.Meta(ge=0, le=1e6)]  # `.inf` and `.nan` have no place in a specification
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,9 +43,9 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BatchSizes(Entry, frozen=True, kw_only=True):
-    cuda: int = 32
-    mps: int = 16
-    cpu: int = 16
+    cuda: Positive = 32
+    mps: Positive = 16
+    cpu: Positive = 16
 
 
 class MemoryRequirements(Entry, frozen=True, kw_only=True):
@@ -54,22 +59,22 @@ class MemoryRequirements(Entry, frozen=True, kw_only=True):
 class TrainingOverrides(Entry, frozen=True, kw_only=True):
     """Settings of TrainingSpec to replace; None leaves what stands. `effective_batch_size` sets the accumulation."""
 
-    epochs: int | None = None
-    min_steps: int | None = None
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    warmup_fraction: float | None = None
-    warmup_max_steps: int | None = None
-    max_grad_norm: float | None = None
-    batch_size: int | None = None
-    effective_batch_size: int | None = None
-    adam_beta1: float | None = None
-    adam_beta2: float | None = None
-    adam_epsilon: float | None = None
-    eval_every_steps: int | None = None
-    evals_per_epoch: int | None = None
-    patience: int | None = None
-    min_delta: float | None = None
+    epochs: Positive | None = None
+    min_steps: Count | None = None
+    learning_rate: Rate | None = None
+    weight_decay: Rate | None = None
+    warmup_fraction: Share | None = None
+    warmup_max_steps: Count | None = None
+    max_grad_norm: Rate | None = None
+    batch_size: Positive | None = None
+    effective_batch_size: Positive | None = None
+    adam_beta1: Share | None = None
+    adam_beta2: Share | None = None
+    adam_epsilon: Rate | None = None
+    eval_every_steps: Positive | None = None
+    evals_per_epoch: Positive | None = None
+    patience: Positive | None = None
+    min_delta: Rate | None = None
     gradient_checkpointing: bool | None = None
 
     def given(self) -> dict[str, Any]:
@@ -122,6 +127,12 @@ class ModelEntry(Entry, frozen=True, kw_only=True):
             return self.package.distribution
         return self.path or self.baseline or ("scratch" if self.scratch else self.name or "")
 
+    def based_on(self, folder: Path) -> ModelEntry:
+        """A relative `path` taken from `folder`."""
+        if not self.path:
+            return self
+        return msgspec.structs.replace(self, path=str((folder / Path(self.path).expanduser()).resolve()))
+
     def spec(self) -> ModelSpec:
         return ModelSpec(
             alias=self.alias,
@@ -173,7 +184,8 @@ class DatasetEntry(Entry, frozen=True, kw_only=True):
 
     def request(self, base: Path) -> DatasetRequest:
         """What `prepare` needs; relative paths are taken from `base`. Raises InputError."""
-        kinds = {"hub": self.hub, "kaggle": self.kaggle, "embedded": self.embedded, "file": self.file or self.train}
+        files = {"all": self.file, "train": self.train, "validation": self.validation, "test": self.test}
+        kinds = {"hub": self.hub, "kaggle": self.kaggle, "embedded": self.embedded, "file": any(files.values())}
         given = [kind for kind, value in kinds.items() if value]
         if len(given) != 1 and not (given == ["kaggle", "file"]):
             raise InputError(
@@ -181,7 +193,12 @@ class DatasetEntry(Entry, frozen=True, kw_only=True):
                 "give one of hub, kaggle, embedded, file, or train (with test)",
             )
         kind = given[0]
-        files = {"all": self.file, "train": self.train, "validation": self.validation, "test": self.test}
+        if "file" in given and bool(self.file) == bool(self.train):
+            raise InputError(
+                f"dataset '{self.name}' needs either 'file' or 'train' for its training rows",
+                "give `file` for one file that is yet to be split, `train` for one that is",
+            )
+        self._check_numbers()
         if kind == "kaggle":  # names inside the downloaded folder
             resolved = {split: name for split, name in files.items() if name}
         else:
@@ -192,10 +209,16 @@ class DatasetEntry(Entry, frozen=True, kw_only=True):
         )
         return DatasetRequest(
             source=kind,  # type: ignore[arg-type]
-            location=kinds[kind] if kind != "file" else None,
+            location=self.hub or self.kaggle or self.embedded,
             files=resolved,
             **{field: getattr(self, field) for field in fields.split()},
         )
+
+    def _check_numbers(self) -> None:
+        numbers = {f"sizes.{split}": rows for split, rows in msgspec.structs.asdict(self.sizes).items()}
+        for what, number in (numbers | {"max_length": self.max_length}).items():
+            if number is not None and number < 1:
+                raise InputError(f"dataset '{self.name}': {what} is {number}", "give a number of at least 1")
 
 
 class _ModelsFile(Entry, frozen=True):
@@ -218,16 +241,16 @@ class TrainingDefaults(Entry, frozen=True, kw_only=True):
 class EvaluationOverrides(Entry, frozen=True, kw_only=True):
     """Settings of EvaluationSpec to replace; None leaves what stands."""
 
-    batch_size: int | None = None
-    warmup_requests: int | None = None
-    min_requests: int | None = None
-    max_requests: int | None = None
-    latency_min_s: float | None = None
-    latency_max_s: float | None = None
-    throughput_batch_sizes: tuple[int, ...] | None = None
-    throughput_texts: int | None = None
-    throughput_max_s: float | None = None
-    calibration_bins: int | None = None
+    batch_size: Positive | None = None
+    warmup_requests: Count | None = None
+    min_requests: Positive | None = None
+    max_requests: Positive | None = None
+    latency_min_s: Seconds | None = None
+    latency_max_s: Seconds | None = None
+    throughput_batch_sizes: tuple[Positive, ...] | None = None
+    throughput_texts: Positive | None = None
+    throughput_max_s: Seconds | None = None
+    calibration_bins: Positive | None = None
 
     def onto(self, spec: EvaluationSpec) -> EvaluationSpec:
         given = {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
@@ -301,8 +324,10 @@ def load_catalog() -> Catalog:
     suites: dict[str, Path] = {}
     folders = config_folders()
     for folder in folders:
-        models |= read_models(folder / "models.yaml")
-        datasets |= {name: (entry, folder) for name, entry in read_datasets(folder / "datasets.yaml").items()}
+        own = read_models(folder / "models.yaml")
+        models = _without(models, own) | {alias: entry.based_on(folder) for alias, entry in own.items()}
+        sets = read_datasets(folder / "datasets.yaml")
+        datasets = _without(datasets, sets) | {name: (entry, folder) for name, entry in sets.items()}
         suites |= {path.stem: path for path in sorted((folder / "suites").glob("*.yaml"))}
     shipped = folders[0]
     return Catalog(
@@ -312,6 +337,12 @@ def load_catalog() -> Catalog:
         training=_read(shipped / "training.yaml", TrainingDefaults),
         evaluation=_read(shipped / "evaluation.yaml", EvaluationDefaults),
     )
+
+
+def _without(entries: dict[str, T], replaced: Iterable[str]) -> dict[str, T]:
+    """Entries but for those that others of the same name replace, in whatever case it is written."""
+    gone = {name.lower() for name in replaced}
+    return {name: entry for name, entry in entries.items() if name.lower() not in gone}
 
 
 def _read(path: Path, kind: type[T]) -> T:
@@ -340,6 +371,11 @@ def check_model(entry: ModelEntry, where: str) -> None:
             f"{where}: model '{entry.alias}' needs exactly one source, found {', '.join(given) or 'none'}",
             "give one of name (hub id), path, package, scratch, baseline",
         )
+    if entry.lora.rank < 1 or entry.lora.alpha < 1 or not 0 <= entry.lora.dropout < 1:
+        raise InputError(
+            f"{where}: model '{entry.alias}': lora needs rank and alpha of at least 1 and a dropout from 0 to below 1",
+            "correct those values",
+        )
 
 
 def read_datasets(path: Path) -> dict[str, DatasetEntry]:
@@ -347,7 +383,7 @@ def read_datasets(path: Path) -> dict[str, DatasetEntry]:
         return {}
     datasets: dict[str, DatasetEntry] = {}
     for entry in _read(path, _DatasetsFile).datasets:
-        if entry.name in datasets:
+        if entry.name.lower() in map(str.lower, datasets):
             raise InputError(f"{path}: the dataset '{entry.name}' is given twice", "give each dataset its own name")
         entry.request(path.parent)  # a wrong source is found when the file is read
         datasets[entry.name] = entry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -71,13 +72,15 @@ async def _runner() -> list[Finding]:
 
 
 def _folder(subject: str, folder: Path) -> Finding:
-    existed = folder.exists()
+    created = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         check_writable(RunFolder(folder))
     except MoodBenchError as error:
         return Finding(subject=subject, state="fix", finding=error.message, remedy=error.hint)
-    if not existed:
-        folder.rmdir()
+    finally:
+        with suppress(OSError):
+            for place in created:
+                place.rmdir()
     return Finding(subject=subject, state="ok", finding=f"{folder} can be written")
 
 

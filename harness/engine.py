@@ -7,12 +7,15 @@ ended), no cell starts meanwhile, and one cell at a time holds it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from harness.errors import ExitCode
+import msgspec
+
+from harness.errors import ExitCode, MoodBenchError
 from harness.executors import Executor, Exit, Handle
 from harness.state import CellFailed, CellFinished, CellStarted, PlannedCell, RunFinished, RunOutcome, RunStarted
 from harness.store import AttemptPaths, EventTail, Journal, RunFolder, writing
@@ -33,6 +36,9 @@ from runner.contract import (
 
 POLL_S = 0.1
 STOP_GRACE_S = 8.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What a cell may report when SIGTERM catches it: asked to end, or within code that turns that into an error.
+STOPPED_KINDS: tuple[FailureKind, ...] = ("killed", "code", "no_result")
 
 
 class Lease:
@@ -81,6 +87,7 @@ class Engine:
         self._journal = Journal(folder.journal)
         self._lease = Lease()
         self._handles: dict[str, Handle] = {}
+        self._stops: set[asyncio.Future[None]] = set()
         self._counts = {"done": 0, "reused": 0, "failed": 0}
         self._stopping = False
 
@@ -100,12 +107,16 @@ class Engine:
                 cells=tuple(plans),
             )
         )
-        for plan, failure in unavailable:
-            self._failed(plan.cell, failure, log=None)
         try:
+            for plan, failure in unavailable:
+                self._failed(plan.cell, failure, log=None)
             await self._work_off(deque(spec for spec in specs if not self._reuse(spec)))
+            finished = self._finished(len(plans), time.time() - started)
+            self._tell(finished)
+        except MoodBenchError as error:
+            self._tell_broken(error, len(plans), time.time() - started)
+            raise
         finally:
-            finished = self._finish(len(plans), time.time() - started)
             self._journal.close()
         return finished
 
@@ -113,14 +124,13 @@ class Engine:
         """End the run: running cells are asked to stop, finished ones stay. A second call does not wait for them."""
         grace_s = 0.0 if self._stopping else STOP_GRACE_S
         self._stopping = True
-        for handle in self._handles.values():
-            self._stops.add(asyncio.ensure_future(handle.stop(grace_s)))
+        self._stops |= {asyncio.ensure_future(handle.stop(grace_s)) for handle in self._handles.values()}
 
     async def _work_off(self, pending: deque[CellSpec]) -> None:
         tasks: set[asyncio.Task[None]] = set()
-        self._stops: set[asyncio.Future[None]] = set()
+        done: set[asyncio.Task[None]] = set()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self.stop)
         try:
             while tasks or (pending and not self._stopping):
@@ -132,9 +142,13 @@ class Engine:
                 self._lease.grant(running=len(tasks))
         finally:
             self.stop()
-            await asyncio.gather(*tasks, *self._stops, return_exceptions=True)
+            await asyncio.gather(*tasks, *done, *self._stops, return_exceptions=True)
+            for number in STOP_SIGNALS:
+                loop.remove_signal_handler(number)
 
     async def _run_cell(self, spec: CellSpec) -> None:
+        if self._stopping:
+            return
         attempt = self._folder.new_attempt(spec.cell)
         with writing(attempt.spec):
             write_atomic(attempt.spec, encode(spec))
@@ -142,8 +156,13 @@ class Engine:
         started = time.time()
         handle = await self._executor.start(attempt, spec)
         self._handles[spec.cell] = handle
+        if self._stopping:  # while it was being started
+            self._stops.add(asyncio.ensure_future(handle.stop(STOP_GRACE_S)))
         try:
             exited = await self._follow(spec.cell, attempt, handle)
+        except BaseException:
+            await handle.stop(0.0)  # nothing goes on unwatched
+            raise
         finally:
             del self._handles[spec.cell]
             self._lease.release(spec.cell)
@@ -184,7 +203,7 @@ class Engine:
         return True
 
     def _failed(self, cell: str, failure: Failure, log: str | None) -> None:
-        interrupted = self._stopping and failure.kind == "killed"
+        interrupted = self._stopping and failure.kind in STOPPED_KINDS
         self._counts["failed"] += not interrupted
         self._tell(
             CellFailed(
@@ -197,12 +216,12 @@ class Engine:
             )
         )
 
-    def _finish(self, total: int, seconds: float) -> RunFinished:
+    def _finished(self, total: int, seconds: float) -> RunFinished:
         counts = self._counts
         left = total - sum(counts.values())
         outcome: RunOutcome = "interrupted" if left else "failed" if counts["failed"] else "finished"
         code = {"interrupted": ExitCode.INTERRUPTED, "failed": ExitCode.CELL_FAILED, "finished": ExitCode.OK}[outcome]
-        event = RunFinished(
+        return RunFinished(
             outcome=outcome,
             exit_code=int(code),
             total=total,
@@ -213,8 +232,15 @@ class Engine:
             reused=counts["reused"],
             failed=counts["failed"],
         )
-        self._tell(event)
-        return event
+
+    def _tell_broken(self, error: MoodBenchError, total: int, seconds: float) -> None:
+        """`run_finished` is the last event of a run that cannot go on, too, even where the journal takes no more."""
+        event: Event = msgspec.structs.replace(
+            self._finished(total, seconds), outcome="broken", exit_code=int(error.exit_code), t=time.time()
+        )
+        with contextlib.suppress(MoodBenchError):
+            event = self._journal.append(event)
+        self._watch(event)
 
     def _tell(self, event: Event) -> None:
         self._watch(self._journal.append(event))
@@ -249,7 +275,7 @@ def conclude(cell: str, attempt: AttemptPaths, exited: Exit) -> Result | Failure
 def unreported(cell: str, exited: Exit) -> Failure:
     """The failure of a process that left neither result nor report."""
     if exited.signal is not None:
-        name = signal.Signals(exited.signal).name
+        name = _signal_name(exited.signal)
         if exited.signal in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             return _failure(
                 cell,
@@ -261,6 +287,13 @@ def unreported(cell: str, exited: Exit) -> Failure:
     if exited.code == 0:
         return _failure(cell, "no_result", "the cell ended without a result", "see the log, then run again")
     return _failure(cell, "code", f"the cell's process ended with exit code {exited.code} and no report", "see the log")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {number}"
 
 
 def _failure(cell: str, kind: FailureKind, message: str, hint: str) -> Failure:

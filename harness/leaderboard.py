@@ -25,7 +25,8 @@ class Standing:
 
 
 def standing_of(folder: RunFolder) -> Standing:
-    """Rank everything the run holds. Raises InputError where the folder is no run or a result cannot be read."""
+    """Rank everything the run holds; a result that cannot be read counts as failed. Raises InputError where the
+    folder is no run, or its cells contradict each other."""
     from harness.ranking import rank_cells
 
     records: list[CellRecord] = []
@@ -34,12 +35,20 @@ def standing_of(folder: RunFolder) -> Standing:
     for entry in folder.read_record().cells:
         attempt = folder.finished_attempt(entry.cell)
         if attempt is not None:
-            records.append(_record(entry, attempt))
+            read_back = _record(entry, attempt)
+            if isinstance(read_back, Failure):
+                failures.append(read_back)
+            else:
+                records.append(read_back)
         elif failure := folder.failure(entry.cell):
             failures.append(failure)
         else:
             missing += 1
-    return Standing(board=rank_cells(records), failures=tuple(failures), missing=missing)
+    try:
+        board = rank_cells(records)
+    except ValueError as error:
+        raise InputError(f"cannot rank {folder.folder}: {error}", "remove that cell's folder, run again") from None
+    return Standing(board=board, failures=tuple(failures), missing=missing)
 
 
 def write_leaderboard(folder: RunFolder, standing: Standing) -> None:
@@ -49,7 +58,7 @@ def write_leaderboard(folder: RunFolder, standing: Standing) -> None:
         write_atomic(folder.leaderboard, as_json(standing.board).encode())
 
 
-def _record(entry: CellEntry, attempt: AttemptPaths) -> CellRecord:
+def _record(entry: CellEntry, attempt: AttemptPaths) -> CellRecord | Failure:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -59,9 +68,12 @@ def _record(entry: CellEntry, attempt: AttemptPaths) -> CellRecord:
         result = read(attempt.result, Result)
         table = pq.read_table(attempt.predictions, columns=["label", "predicted"])
     except (ContractError, OSError, pa.ArrowException) as error:
-        raise InputError(
-            f"cannot read the result of '{entry.cell}': {error}", f"remove {attempt.folder} and run the suite again"
-        ) from None
+        return Failure(
+            cell=entry.cell,
+            kind="no_result",
+            message=f"its result cannot be read: {error}",
+            hint=f"remove {attempt.folder} and run the suite again",
+        )
     return CellRecord(
         cell=entry.cell,
         model=entry.model,
@@ -79,4 +91,4 @@ def _record(entry: CellEntry, attempt: AttemptPaths) -> CellRecord:
 def failure_lines(failures: Sequence[Failure]) -> list[str]:
     from harness.display.words import clean
 
-    return [f"{f.cell} ({f.kind}): {clean(f.message)}; {clean(f.hint)}" for f in failures]
+    return [clean(f"{f.cell} ({f.kind}): {f.message}; {f.hint}") for f in failures]

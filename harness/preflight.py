@@ -11,6 +11,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +31,6 @@ from runner.contract import (
     PreparedDataset,
     encode,
     read,
-    slug,
 )
 
 T = TypeVar("T")
@@ -40,13 +40,22 @@ CHILDREN_AT_ONCE = 2
 
 @dataclass
 class Preflight:
-    """What the cells can be built from; `missing` maps a model's alias or a dataset's name to why it cannot be had."""
+    """What the cells can be built from, and why a model (by alias) or a dataset (by name) cannot be had."""
 
     info: DeviceInfo
     device: Choice
     models: dict[str, ModelSpec] = field(default_factory=dict)
     datasets: dict[str, PreparedDataset] = field(default_factory=dict)
-    missing: dict[str, Failure] = field(default_factory=dict)
+    missing_models: dict[str, Failure] = field(default_factory=dict)
+    missing_datasets: dict[str, Failure] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> list[Failure]:
+        return [*self.missing_models.values(), *self.missing_datasets.values()]
+
+    def missing(self, model: str, dataset: str) -> Failure | None:
+        """Why a cell of these two cannot be had; None if it can."""
+        return self.missing_models.get(model) or self.missing_datasets.get(dataset)
 
 
 def cache_folder() -> Path:
@@ -65,7 +74,12 @@ async def device_info() -> DeviceInfo:
         raise SetupError(
             f"the runner does not start: {_last_line(err)}", "install it again: pip install 'moodbench[runner]'"
         )
-    return msgspec.json.decode(out, type=DeviceInfo)
+    try:
+        return msgspec.json.decode(out, type=DeviceInfo)
+    except msgspec.DecodeError as error:
+        raise SetupError(
+            f"the runner's answer cannot be read: {error}", "run `python -m runner info` to see what else prints there"
+        ) from None
 
 
 async def preflight(suite: Suite, device: str, notify: Callable[[str], None]) -> Preflight:
@@ -74,7 +88,7 @@ async def preflight(suite: Suite, device: str, notify: Callable[[str], None]) ->
     with tempfile.TemporaryDirectory(prefix="moodbench-") as folder:
         info, models, datasets = await asyncio.gather(
             device_info(),
-            asyncio.gather(*(_ask(limit, "fetch", m.spec(), ModelSpec, Path(folder)) for m in suite.models)),
+            fetch_all([model.spec() for model in suite.models], Path(folder), limit),
             prepare_all(suite.requests, Path(folder), limit),
         )
     if info.missing:
@@ -82,30 +96,29 @@ async def preflight(suite: Suite, device: str, notify: Callable[[str], None]) ->
             f"cells cannot run here: {', '.join(info.missing)} not installed", "pip install 'moodbench[runner]'"
         )
     found = Preflight(info=info, device=choose_device(device, info))
-    faults = []
-    for name, answer in zip(
-        [*(m.alias for m in suite.models), *(r.name for r in suite.requests)], [*models, *datasets], strict=True
-    ):
-        if isinstance(answer, Failure):
-            found.missing[name] = answer
-            if answer.kind in USER_FAULTS:
-                faults.append(answer)
-        elif isinstance(answer, ModelSpec):
-            found.models[name] = answer
+    for entry, model in zip(suite.models, models, strict=True):
+        if isinstance(model, Failure):
+            found.missing_models[entry.alias] = model
         else:
-            found.datasets[name] = answer
-            for note in answer.notes:
-                notify(f"{name}: {note}")
-    _refuse(faults, found)
+            found.models[entry.alias] = model
+    for request, dataset in zip(suite.requests, datasets, strict=True):
+        if isinstance(dataset, Failure):
+            found.missing_datasets[request.name] = dataset
+            continue
+        found.datasets[request.name] = dataset
+        for note in dataset.notes:
+            notify(f"{request.name}: {note}")
+    _refuse(found)
     return found
 
 
-def _refuse(faults: Sequence[Failure], found: Preflight) -> None:
+def _refuse(found: Preflight) -> None:
+    """End the run where the user's own input is at fault, or where nothing can run."""
+    faults = [failure for failure in found.failures if failure.kind in USER_FAULTS]
     if faults:
         raise InputError("; ".join(f.message for f in faults), faults[0].hint)
-    if found.missing and not (found.models and found.datasets):
-        failures = list(found.missing.values())
-        raise SetupError("; ".join(f.message for f in failures), failures[0].hint)
+    if not (found.models and found.datasets):
+        raise SetupError("; ".join(f.message for f in found.failures), found.failures[0].hint)
 
 
 def choose_device(asked: str, info: DeviceInfo) -> Choice:
@@ -118,12 +131,20 @@ def choose_device(asked: str, info: DeviceInfo) -> Choice:
     return Choice(value=asked, reason="asked for")
 
 
+async def fetch_all(models: Sequence[ModelSpec], folder: Path, limit: asyncio.Semaphore) -> list[ModelSpec | Failure]:
+    questions = enumerate(models)
+    return await asyncio.gather(*(_ask(limit, "fetch", m, ModelSpec, folder / f"model-{i}") for i, m in questions))
+
+
 async def prepare_all(
     requests: Sequence[DatasetRequest], folder: Path, limit: asyncio.Semaphore
 ) -> list[PreparedDataset | Failure]:
     cache = str(cache_folder() / "datasets")
     return await asyncio.gather(
-        *(_ask(limit, "prepare", r, PreparedDataset, folder, "--cache", cache) for r in requests)
+        *(
+            _ask(limit, "prepare", request, PreparedDataset, folder / f"dataset-{i}", "--cache", cache)
+            for i, request in enumerate(requests)
+        )
     )
 
 
@@ -138,30 +159,35 @@ async def prepare_one(request: DatasetRequest) -> PreparedDataset:
 
 
 async def _ask(
-    limit: asyncio.Semaphore, verb: str, request: Any, kind: type[T], folder: Path, *options: str
+    limit: asyncio.Semaphore, verb: str, request: Any, kind: type[T], file: Path, *options: str
 ) -> T | Failure:
-    """One question to the runner: the request as a file, the answer as a file."""
-    name = slug(getattr(request, "alias", None) or request.name)
-    question, answer = folder / f"{verb}-{name}.json", folder / f"{verb}-{name}.answer.json"
+    """One question to the runner: the request as `file`.json, the answer as `file`.answer.json."""
+    name = getattr(request, "alias", None) or request.name
+    question, answer = file.with_name(f"{file.name}.json"), file.with_name(f"{file.name}.answer.json")
     question.write_bytes(encode(request))
     async with limit:
         code, _, err = await _child(verb, str(question), "--out", str(answer), *options)
     try:
         return read(answer, kind) if code == 0 else read(answer, Failure)
-    except (ContractError, FileNotFoundError) as error:
+    except (ContractError, FileNotFoundError):
         raise SetupError(
-            f"the runner could not {verb} '{name}': {_last_line(err) or error}", "run `moodbench doctor`"
+            f"the runner could not {verb} '{name}': {_last_line(err) or f'it ended with exit code {code}'}",
+            "run `moodbench doctor`",
         ) from None
 
 
 async def _child(*arguments: str) -> tuple[int, bytes, bytes]:
     process = await asyncio.create_subprocess_exec(
-        *runner_command(*arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *runner_command(*arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         out, err = await process.communicate()
     except asyncio.CancelledError:
-        process.kill()
+        with suppress(ProcessLookupError):
+            process.kill()
         await process.wait()
         raise
     return process.returncode or 0, out, err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,8 @@ async def execute(suite: Suite, options: RunOptions, display: Display) -> RunOut
     engine = Engine(folder, NativeExecutor(), jobs=options.jobs, watch=_ranking_first(watch, folder))
     try:
         finished = await engine.run(suite.name, specs, unavailable)
+    except BrokenPipeError:  # a display's reader is gone: no problem of the run folder
+        raise
     except OSError as error:
         raise storage_problem(error, folder.folder) from error
     return RunOutcome(folder=folder, finished=finished, standing=standing_of(folder))
@@ -63,7 +66,7 @@ def _ranking_first(watch: Callable[[Event], None], folder: RunFolder) -> Callabl
     """`run_finished` is the last thing told, so the leaderboard is on disk before it."""
 
     def told(event: Event) -> None:
-        if isinstance(event, RunFinished):
+        if isinstance(event, RunFinished) and event.outcome != "broken":
             write_leaderboard(folder, standing_of(folder))
         watch(event)
 
@@ -79,7 +82,7 @@ def resolve(
     unavailable: list[tuple[PlannedCell, Failure]] = []
     for job in jobs_of(suite):
         alias, dataset = job.model.alias, job.request.name
-        failure = ready.missing.get(alias) or ready.missing.get(dataset)
+        failure = ready.missing(alias, dataset)
         if failure is not None:
             plan = _plan(job, ready)
             unavailable.append((plan, msgspec.structs.replace(failure, cell=plan.cell)))
@@ -141,9 +144,11 @@ def check_writable(folder: RunFolder) -> None:
     try:
         folder.folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"x" * 4096)
-        probe.unlink()
     except OSError as error:
         raise storage_problem(error, folder.folder) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
     free = os.statvfs(folder.folder)
     if free.f_bavail * free.f_frsize < 50 * 2**20:
         raise SetupError(

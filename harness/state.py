@@ -26,7 +26,7 @@ from runner.contract import (
     Warned,
 )
 
-RunOutcome = Literal["finished", "failed", "interrupted"]
+RunOutcome = Literal["finished", "failed", "interrupted", "broken"]  # broken: the run itself could not go on
 CellStatus = Literal["queued", "running", "waiting", "done", "reused", "failed", "interrupted"]
 
 
@@ -124,6 +124,7 @@ class RunState:
         if isinstance(event, RunStarted):
             self.run, self.folder, self.jobs, self.started = event.run, event.folder, event.jobs, event.t
             self.cells = {plan.cell: CellState(plan=plan) for plan in event.cells}
+            self.finished = None
         elif isinstance(event, Notice):
             self.notices.append(event.message)
         elif isinstance(event, RunFinished):
@@ -143,19 +144,19 @@ class RunState:
         everything = [s for seconds in durations.values() for s in seconds]
         if not everything:
             return None
-        left = 0.0
+        left: list[float] = []
         for cell in self.cells.values():
             if cell.status in ("queued", "running", "waiting"):
                 known = durations.get(cell.plan.model, everything)
                 spent = now - cell.started if cell.started is not None else 0.0
-                left += max(0.0, sum(known) / len(known) - spent)
-        return left / self.jobs
+                left.append(max(0.0, sum(known) / len(known) - spent))
+        return max(sum(left) / self.jobs, max(left, default=0.0))  # no sooner than the longest cell
 
 
 def _apply_to_cell(cell: CellState, event: Event) -> None:
     if isinstance(event, CellStarted):
         cell.status, cell.attempt, cell.started = "running", event.attempt, event.t
-        cell.phase, cell.progress, cell.failure = None, None, None
+        cell.phase, cell.progress, cell.failure, cell.validation = None, None, None, {}
     elif isinstance(event, CellFinished):
         cell.status = "reused" if event.reused else "done"
         cell.summary, cell.seconds, cell.phase, cell.progress = event.summary, event.seconds, None, None
@@ -163,7 +164,7 @@ def _apply_to_cell(cell: CellState, event: Event) -> None:
         cell.status = "interrupted" if event.interrupted else "failed"
         cell.failure, cell.phase, cell.progress = event, None, None
     elif isinstance(event, PhaseStarted):
-        cell.phase, cell.progress = event.phase, None
+        cell.status, cell.phase, cell.progress = "running", event.phase, None  # `time` starts when the lease is granted
     elif isinstance(event, PhaseFinished):
         cell.progress = None
     elif isinstance(event, Progress):

@@ -12,6 +12,8 @@ Attempts are numbered and never overwritten. A cell is finished when one of its 
 from __future__ import annotations
 
 import errno
+import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -37,6 +39,8 @@ from runner.contract import (
     slug,
     write_atomic,
 )
+
+_ATTEMPT = re.compile(r"attempt-(\d+)")
 
 
 class CellEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -123,8 +127,10 @@ class RunFolder:
         return self.folder / "cells" / cell
 
     def attempts(self, cell: str) -> list[AttemptPaths]:
-        found = sorted(self.cell(cell).glob("attempt-*"))
-        return [AttemptPaths(folder=path, number=int(path.name.rpartition("-")[2])) for path in found]
+        """By number; anything else that lies in the folder is left alone."""
+        numbered = ((_ATTEMPT.fullmatch(path.name), path) for path in self.cell(cell).glob("attempt-*"))
+        found = [AttemptPaths(folder=path, number=int(match[1])) for match, path in numbered if match]
+        return sorted(found, key=lambda attempt: attempt.number)
 
     def new_attempt(self, cell: str) -> AttemptPaths:
         number = max((a.number for a in self.attempts(cell)), default=0) + 1
@@ -155,7 +161,7 @@ class RunFolder:
             raise InputError(
                 f"{self.folder} is not a run folder: it holds no run.json", "give a folder under results/"
             ) from None
-        except ContractError as error:
+        except (ContractError, OSError) as error:
             raise InputError(f"cannot read the run: {error}", "choose another --run name") from None
 
     def write_record(self, record: RunRecord) -> None:
@@ -199,7 +205,7 @@ def entry_of(spec: CellSpec) -> CellEntry:
 
 def run_folder(results: Path, name: str) -> RunFolder:
     """The folder of a run to be written. Raises InputError for a name that is no plain folder name."""
-    if name != name.strip() or name in (".", "..") or "/" in name or "\\" in name or not name:
+    if name != name.strip() or name in ("", ".", "..") or {"/", "\\"} & set(name) or not name.isprintable():
         raise InputError(f"'{name}' cannot name a run", "use letters, digits, '-', '_' and '.'")
     return RunFolder(folder=results / name)
 
@@ -240,11 +246,12 @@ def storage_problem(error: OSError, path: Path) -> SetupError:
 
 
 class Journal:
-    """Appends the run's own events, each flushed at once; a torn last line is left to readers to skip."""
+    """Appends the run's own events, each flushed at once; a torn line is left to readers to skip."""
 
     def __init__(self, path: Path) -> None:
         with writing(path):
-            self._file = path.open("ab", buffering=0)
+            self._file = path.open("a+b", buffering=0)
+            self._torn = self._ends_torn()
         self._path = path
         self._seq = 0
 
@@ -252,9 +259,20 @@ class Journal:
         """Stamps and writes the event; the stamped one is returned."""
         stamped = msgspec.structs.replace(event, t=time.time(), seq=self._seq)
         self._seq += 1
+        line = self._torn * b"\n" + msgspec.json.encode(stamped) + b"\n"
+        self._torn = True
         with writing(self._path):
-            self._file.write(msgspec.json.encode(stamped) + b"\n")
+            if self._file.write(line) < len(line):  # the kernel takes what still fits
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._torn = False
         return stamped
+
+    def _ends_torn(self) -> bool:
+        """Whether an earlier host died, or found the disk full, within a line."""
+        if self._file.seek(0, os.SEEK_END) == 0:
+            return False
+        self._file.seek(-1, os.SEEK_END)
+        return self._file.read(1) != b"\n"
 
     def close(self) -> None:
         self._file.close()
@@ -284,6 +302,6 @@ class EventTail:
         for line in whole.split(b"\n"):
             try:
                 events.append(self._decoder.decode(line))
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self.unreadable += 1
         return events

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from msgspec import inspect
 from harness.errors import InputError, did_you_mean
 
 T = TypeVar("T")
+MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
@@ -22,7 +24,11 @@ class _Loader(yaml.SafeLoader):
 def _no_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == MERGE_TAG:  # `<<: *defaults` fills in what is not given: no duplicate
+            continue
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a plain value", key_node.start_mark)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", key_node.start_mark)
         seen.add(key)
@@ -49,7 +55,7 @@ def load_yaml(path: Path) -> Any:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise InputError(f"{path}, line {line}: {error.problem}", "correct the YAML there") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({error})", "correct the YAML") from None
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})", "correct the YAML") from None
 
 
 def convert(data: Any, kind: type[T], where: str) -> T:
@@ -58,9 +64,10 @@ def convert(data: Any, kind: type[T], where: str) -> T:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        place = path.rstrip("`").lstrip(".")
-        raise InputError(f"{where}: {place + ': ' if place else ''}{message}", "correct that value") from None
+        message, _, path = str(error).partition(" - at ")
+        place = path.replace("`", "").replace("$.", "").removeprefix("$")  # `$.models[0].alias`, `key` in `$.label_map`
+        hint = 'put the key in quotes: "…"' if place.startswith("key in ") else "correct that value"
+        raise InputError(f"{where}: {place + ': ' if place else ''}{message}", hint) from None
 
 
 def refuse_unknown_keys(data: Any, info: inspect.Type, where: str, path: str) -> None:
@@ -81,6 +88,9 @@ def refuse_unknown_keys(data: Any, info: inspect.Type, where: str, path: str) ->
                     f"keys known there: {', '.join(sorted(fields))}",
                 )
             refuse_unknown_keys(value, fields[key], where, at)
+    elif isinstance(info, inspect.DictType) and isinstance(data, dict):
+        for key, value in data.items():
+            refuse_unknown_keys(value, info.value_type, where, f"{path}.{key}".lstrip("."))
     elif isinstance(info, inspect.ListType | inspect.VarTupleType) and isinstance(data, list):
         for i, value in enumerate(data):
             refuse_unknown_keys(value, info.item_type, where, f"{path}[{i}]")

@@ -94,7 +94,7 @@ class Job:
 def read_suite_file(name: str, catalog: Catalog) -> tuple[SuiteFile, str, Path]:
     """A suite by name or by file: its content, its name, and the folder relative paths start from."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if path.suffix in (".yaml", ".yml") or (path.is_file() and name not in catalog.suites):
         if not path.is_file():
             raise InputError(f"no such suite file: {path}", "check the path; `moodbench run --help` shows examples")
     else:
@@ -120,7 +120,9 @@ def build_suite(name: str | None, selection: Selection) -> Suite:
     if name is None:  # the demo suite lends its models, nothing else
         file = SuiteFile(models=file.models, datasets=())
         suite_name = selection.data.name if selection.data else "-".join(selection.datasets)
-    models = tuple(_model(m, catalog, base) for m in (selection.models or file.models))
+    models = tuple(
+        [_model(m, catalog, Path.cwd()) for m in selection.models] or [_model(m, catalog, base) for m in file.models]
+    )
     requests = _requests(file, selection, catalog, base)
     suite = Suite(
         name=suite_name,
@@ -141,21 +143,17 @@ def test_mode() -> bool:
 
 
 def _model(given: str | ModelEntry, catalog: Catalog, base: Path) -> ModelEntry:
-    if isinstance(given, str):
-        kind, _, rest = given.partition(":")
-        if kind == "path" and rest:
-            entry = ModelEntry(alias=Path(rest).resolve().name, path=rest)
-        elif kind == "hub" and rest:
-            entry = ModelEntry(alias=rest.rpartition("/")[2], name=rest)
-        else:
-            return catalog.model(given)
-        base = Path.cwd()
-    else:
+    """A model by its alias, as `path:FOLDER` or `hub:ID`, or written in place; relative folders start from `base`."""
+    if isinstance(given, ModelEntry):
         check_model(given, "suite")
-        entry = given
-    if entry.path:
-        entry = msgspec.structs.replace(entry, path=str((base / Path(entry.path).expanduser()).resolve()))
-    return entry
+        return given.based_on(base)
+    kind, _, rest = given.partition(":")
+    if kind == "path" and rest:
+        entry = ModelEntry(alias="", path=rest).based_on(base)
+        return msgspec.structs.replace(entry, alias=Path(entry.source).name)
+    if kind == "hub" and rest:
+        return ModelEntry(alias=rest.rpartition("/")[2], name=rest)
+    return catalog.model(given)
 
 
 def _requests(file: SuiteFile, selection: Selection, catalog: Catalog, base: Path) -> tuple[DatasetRequest, ...]:
@@ -196,6 +194,8 @@ def _refuse_emptiness_and_repeats(suite: Suite) -> None:
             raise InputError(
                 f"suite '{suite.name}' names the {what} {', '.join(sorted(repeated))} twice", "name each once"
             )
+    if not all(0 <= seed < 2**32 for seed in suite.seeds):
+        raise InputError(f"suite '{suite.name}': seeds lie between 0 and {2**32 - 1}", "choose other seeds")
 
 
 def jobs_of(suite: Suite) -> list[Job]:
@@ -227,7 +227,9 @@ def resolve_cell(
     code: CodeVersion,
 ) -> CellSpec:
     """The full specification of one cell, its name and identity included."""
-    cell_device: Device = "cpu" if job.model.kind == "baseline" else device.value  # type: ignore[assignment]
+    if job.model.kind == "baseline":
+        device = Choice(value="cpu", reason="baselines run on the CPU")
+    cell_device: Device = device.value  # type: ignore[assignment]
     spec = CellSpec(
         model=model,
         method=job.method,
@@ -259,10 +261,17 @@ def training_spec(job: Job, suite: Suite, device: Device) -> TrainingSpec:
     if suite.smoke:
         layers.append(training.smoke)
     settings = {key: value for layer in layers for key, value in layer.given().items()}
-    effective = settings.pop("effective_batch_size", None) or min(64, max(32, 4 * settings["batch_size"]))
-    settings["batch_size"] = min(settings["batch_size"], effective)
-    settings["accumulation"] = math.ceil(effective / settings["batch_size"])
+    settings |= _batches(settings["batch_size"], settings.pop("effective_batch_size", None))
     return TrainingSpec(**settings)
+
+
+def _batches(batch: int, effective: int | None) -> Mapping[str, int]:
+    """Batch size and accumulation. Unless `effective` is asked for, a step sees 4 batches, but 32 to 64 examples."""
+    if effective is not None:
+        batch = min(batch, effective)
+        return {"batch_size": batch, "accumulation": math.ceil(effective / batch)}
+    batch = min(batch, 64)
+    return {"batch_size": batch, "accumulation": min(max(4, math.ceil(32 / batch)), 64 // batch)}
 
 
 def evaluation_spec(suite: Suite) -> EvaluationSpec:

@@ -10,7 +10,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from harness.display.words import cell_title, clean, duration, end_words, failure_words, progress_words, summary_words
+from harness.display.words import (
+    cell_title,
+    clean,
+    duration,
+    end_words,
+    failure_words,
+    progress_words,
+    start_words,
+    summary_words,
+)
 from harness.state import CellFailed, CellFinished, CellState, RunFinished, RunStarted, RunState
 from runner.contract import Event, Warned
 
@@ -18,8 +27,8 @@ REFRESH_PER_S = 4  # drawing must not cost what the cells need
 
 
 class LiveBars:
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
         self._state: RunState | None = None
         self._live = Live(
             get_renderable=self._draw, console=self._console, refresh_per_second=REFRESH_PER_S, transient=True
@@ -31,7 +40,7 @@ class LiveBars:
     def show(self, event: Event, state: RunState) -> None:
         self._state = state
         if isinstance(event, RunStarted):
-            self._print(Text(f"run '{event.run}': {len(event.cells)} cells, {event.jobs} at a time, in {event.folder}"))
+            self._print(Text(start_words(event)))
             self._live.start()
         elif isinstance(event, RunFinished):
             self._live.stop()

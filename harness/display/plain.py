@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from harness.display.words import cell_title, clean, duration, end_words, failure_words, progress_words, summary_words
+from harness.display.words import (
+    cell_title,
+    clean,
+    duration,
+    end_words,
+    failure_words,
+    progress_words,
+    start_words,
+    summary_words,
+)
 from harness.state import CellFailed, CellFinished, CellStarted, CellState, RunFinished, RunStarted, RunState
 from runner.contract import Event, Progress, Warned
 
@@ -21,7 +30,7 @@ class PlainLines:
 
     def show(self, event: Event, state: RunState) -> None:
         if isinstance(event, RunStarted):
-            self._line(f"run '{event.run}': {len(event.cells)} cells, {event.jobs} at a time, in {event.folder}")
+            self._line(start_words(event))
         elif isinstance(event, RunFinished):
             self._line(end_words(event))
         elif event.cell in state.cells:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import re
 
 from harness.metrics import format_value
-from harness.state import CellState, PlannedCell, RunFinished
+from harness.state import CellState, PlannedCell, RunFinished, RunStarted
 from runner.contract import Progress, Summary
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Control characters, separators of lines, and what turns the direction of writing (which can hide or fake words).
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    """Text that can neither move the cursor nor restyle the terminal."""
-    return _CONTROL.sub("�", text)
+    """One line of text that can neither move the cursor, restyle the terminal, nor pass for a line of ours."""
+    return _CONTROL.sub("�", re.sub(r"[\t\r\n]+", " ", text))
 
 
 def duration(seconds: float) -> str:
     """`8.3 s`, `2:05` (minutes), `1:02:05` (hours)."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -60,7 +61,11 @@ def failure_words(cell: CellState) -> list[str]:
     if failure is None:
         return []
     lines = [clean(failure.message), f"hint: {clean(failure.hint)}"]
-    return [*lines, f"log: {failure.log}"] if failure.log else lines
+    return [*lines, f"log: {clean(failure.log)}"] if failure.log else lines
+
+
+def start_words(event: RunStarted) -> str:
+    return clean(f"run '{event.run}': {len(event.cells)} cells, {event.jobs} at a time, in {event.folder}")
 
 
 def end_words(event: RunFinished) -> str:

@@ -1,0 +1,34 @@
+"""No test here touches the user's home, configuration or cache, or asks the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.catalog import load_catalog
+
+
+@pytest.fixture(autouse=True)
+def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    world = tmp_path_factory.mktemp("world")
+    for name in ("MOODBENCH_CONFIG", "MOODBENCH_TEST_MODE", "HF_TOKEN", "XDG_CACHE_HOME", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(world / "home"))
+    monkeypatch.setenv("MOODBENCH_CACHE", str(world / "cache"))
+    monkeypatch.setenv("MOODBENCH_RESULTS", str(world / "results"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    load_catalog.cache_clear()
+    yield
+    load_catalog.cache_clear()
+
+
+@pytest.fixture
+def own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that MOODBENCH_CONFIG names."""
+    folder = tmp_path / "own-config"
+    (folder / "suites").mkdir(parents=True)
+    monkeypatch.setenv("MOODBENCH_CONFIG", str(folder))
+    return folder

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from harness import display as displays
+from harness.display import Display
+from harness.display.jsonl import JsonLines
+from harness.display.live import LiveBars
+from harness.display.plain import PlainLines
+from harness.display.words import clean, duration, end_words
+from harness.state import CellFailed, CellStarted, RunFinished, RunStarted, RunState
+from runner.contract import Event, Progress, Warned
+from tests.harness.builders import planned, recorded_run
+
+HOSTILE = "a\x1b[2Jb\rc\nd\x07e\x9bf\u202eg"
+
+
+def show(display: Display, *events: Event) -> RunState:
+    state = RunState()
+    for event in events:
+        state.apply(event)
+        display.show(event, state)
+    return state
+
+
+def plain(*events: Event) -> list[str]:
+    stream = io.StringIO()
+    show(PlainLines(stream), *events)
+    return stream.getvalue().splitlines()
+
+
+def test_plain_lines_of_a_run() -> None:
+    assert plain(*recorded_run()) == [
+        "run 'demo': 3 cells, 2 at a time, in results/demo",
+        "[1/3] majority on reviews, seed 1: already finished: accuracy 0.750, F1 0.700, p50 2.50 ms, 400 samples/s",
+        "[1/3] MiniLM-L6 lora on reviews, seed 1: started (attempt 2)",
+        "[1/3] Broken on reviews, seed 1: started",
+        "[1/3] MiniLM-L6 lora on reviews, seed 1: train, step 40/120, loss 0.512, 143 samples/s, 32.0 s left",
+        "[1/3] MiniLM-L6 lora on reviews, seed 1: warning: the machine was busy",
+        "[2/3] Broken on reviews, seed 1: FAILED: no weights",
+        "    hint: fetch them",
+        "    log: c/log.txt",
+        "[3/3] MiniLM-L6 lora on reviews, seed 1: done in 24.0 s: accuracy 0.900, F1 0.700, p50 2.50 ms, 400 samples/s",
+        "3 cells: 1 done, 1 already finished, 1 failed, in 26.0 s",
+    ]
+
+
+def test_plain_progress_comes_now_and_then() -> None:
+    start = [*recorded_run()[:1], CellStarted(t=100.0, cell="b", attempt=1)]
+    steps = [Progress(t=100.0 + i, cell="b", phase="train", step=i, steps=40) for i in range(41)]
+    lines = plain(*start, *steps)
+    assert [line.partition("step ")[2] for line in lines[2:]] == ["10/40", "20/40", "30/40", "40/40"]
+
+
+def test_an_interrupted_cell_is_no_failure() -> None:
+    stopped = CellFailed(cell="b", kind="killed", message="m", hint="h", interrupted=True)
+    assert plain(recorded_run()[0], stopped)[-1] == "[1/3] MiniLM-L6 lora on reviews, seed 1: stopped"
+
+
+def test_json_lines_are_json_and_end_with_run_finished() -> None:
+    stream = io.StringIO()
+    display = JsonLines(stream)
+    display.note("reviews: 'text' was guessed\n" + HOSTILE)
+    show(display, *recorded_run())
+    display.close()
+    lines = [json.loads(line) for line in stream.getvalue().split("\n")[:-1]]
+    assert stream.getvalue().endswith("\n")
+    assert [line["event"] for line in lines[:2]] == ["notice", "run_started"]
+    assert len(lines) == len(recorded_run()) + 1
+    assert (lines[-1]["event"], lines[-1]["exit_code"]) == ("run_finished", 1)
+    assert all(line["t"] > 0 for line in lines)
+
+
+def hostile_run() -> list[Event]:
+    plans = (planned("b", f"model {HOSTILE}"),)
+    return [
+        RunStarted(t=1.0, run=f"run {HOSTILE}", suite="s", folder=f"folder {HOSTILE}", jobs=1, cells=plans),
+        CellStarted(t=1.0, cell="b", attempt=1),
+        Warned(t=2.0, cell="b", message=f"[bold]markup[/foo] {HOSTILE}"),
+        CellFailed(t=3.0, cell="b", kind="code", message=f"why {HOSTILE}", hint=f"hint {HOSTILE}", log=HOSTILE),
+    ]
+
+
+def test_hostile_text_is_only_text_in_plain_lines() -> None:
+    lines = plain(*hostile_run())
+    assert len(lines) == 6
+    assert not set("".join(lines)) & set("\x1b\r\x07\x9b\u202e")
+    assert "[bold]markup[/foo] a�[2Jb c d�e�f�g" in lines[2]
+
+
+@pytest.fixture
+def screen() -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=120, record=True, highlight=False)
+
+
+def test_hostile_text_is_only_text_in_live_bars(screen: Console) -> None:
+    display = LiveBars(screen)
+    display.note(f"note {HOSTILE}")
+    show(display, *hostile_run())
+    display.close()
+    text = screen.export_text()
+    assert not set(text) & set("\x1b\x07\x9b\u202e")
+    assert "[bold]markup[/foo]" in text
+    assert "✗" in text
+
+
+def test_live_bars_of_a_run(screen: Console) -> None:
+    display = LiveBars(screen)
+    show(display, *recorded_run())
+    display.close()
+    lines = [line.rstrip() for line in screen.export_text().splitlines()]
+    for line in (
+        "run 'demo': 3 cells, 2 at a time, in results/demo",
+        "! MiniLM-L6 lora on reviews, seed 1: the machine was busy",
+        "✗ Broken on reviews, seed 1: no weights",
+        "    hint: fetch them",
+        "3 cells: 1 done, 1 already finished, 1 failed, in 26.0 s",
+    ):
+        assert line in lines
+    assert any(line.startswith("✓ majority on reviews, seed 1 (already finished): accuracy 0.750") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("upto", "words"),
+    [
+        (1, ["0/3 cells"]),
+        (4, ["1/3 cells", "MiniLM-L6 lora on reviews, seed 1", "Broken on reviews, seed 1", "starting"]),
+        (5, ["train"]),
+        (6, ["train, step 40/120, loss 0.512, 143 samples/s, 32.0 s left"]),
+        (7, ["validation F1 0.800"]),
+        (11, ["waits to be timed alone"]),
+        (12, ["time"]),
+    ],
+)
+def test_the_bars_themselves(screen: Console, upto: int, words: list[str]) -> None:
+    display = LiveBars(screen)
+    show(display, *recorded_run()[:upto])
+    still = Console(file=io.StringIO(), width=160, record=True)
+    still.print(display._draw())
+    display.close()
+    text = still.export_text()
+    for word in words:
+        assert word in text
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("json_lines", "stream", "environment", "kind"),
+    [
+        (True, Terminal(), {"TERM": "xterm"}, JsonLines),
+        (False, Terminal(), {"TERM": "xterm"}, LiveBars),
+        (False, Terminal(), {"TERM": "dumb"}, PlainLines),
+        (False, Terminal(), {"TERM": "xterm", "CI": "1"}, PlainLines),
+        (False, io.StringIO(), {"TERM": "xterm"}, PlainLines),
+    ],
+)
+def test_the_display_fits_where_it_shows(
+    monkeypatch: pytest.MonkeyPatch, json_lines: bool, stream: io.StringIO, environment: dict[str, str], kind: type
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stderr", stream)
+    assert type(displays.choose_display(json_lines)) is kind
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.04, "0.0 s"), (8.31, "8.3 s"), (59.94, "59.9 s"), (59.96, "1:00"), (125, "2:05"), (3599.6, "1:00:00")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_clean_keeps_words_of_any_language() -> None:
+    assert clean("żółw 漢字 😀 a\tb\r\nc") == "żółw 漢字 😀 a b c"
+
+
+def test_an_empty_run() -> None:
+    counts = {"total": 0, "done": 0, "reused": 0, "failed": 0, "left": 0}
+    event = RunFinished(outcome="finished", exit_code=0, seconds=0.0, folder="f", **counts)
+    assert end_words(event) == "0 cells: none, in 0.0 s"

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.errors import InputError
+from harness.leaderboard import failure_lines, standing_of, write_leaderboard
+from harness.store import RunFolder
+from runner.contract import CellSpec, Failure, encode, write_atomic
+from tests.harness.builders import cell, write_result
+
+LABELS = (0, 1) * 20
+WRONG_ONCE = (1, 1, *LABELS[2:])
+MAJORITY = (0,) * 40
+SPECS = [cell("good", 1), cell("good", 2), cell("majority", 1), cell("majority", 2)]
+
+
+def finish(run: RunFolder, spec: CellSpec, predicted: tuple[int, ...], labels: tuple[int, ...] = LABELS) -> None:
+    write_result(run.new_attempt(spec.cell), spec, labels, predicted)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """Two models with two seeds each, all finished."""
+    run = RunFolder(tmp_path / "run")
+    run.extend("run", {}, SPECS)
+    for spec in SPECS:
+        finish(run, spec, WRONG_ONCE if spec.model.alias == "good" else MAJORITY)
+    return run
+
+
+def test_rows_from_results_and_predictions(run: RunFolder) -> None:
+    standing = standing_of(run)
+    rows = {row.model: row for row in standing.board.rows}
+    assert [row.model for row in standing.board.rows] == ["good", "majority"]
+    assert [row.rank for row in standing.board.rows] == [1, 2]
+    assert rows["good"].seeds == (1, 2)
+    assert rows["good"].test_rows == 40
+    accuracy = rows["good"].metrics["accuracy"]
+    assert accuracy.value == pytest.approx(39 / 40)
+    assert accuracy.low is not None
+    assert accuracy.low < 39 / 40
+    assert rows["majority"].metrics["accuracy"].value == 0.5
+    assert rows["majority"].metrics["latency_median_ms"].value == 2.5
+    assert (standing.failures, standing.missing) == ((), 0)
+
+
+def test_failed_and_missing_cells_are_told_apart(run: RunFolder) -> None:
+    failed, waiting = cell("bad"), cell("later")
+    run.extend("run", {}, [failed, waiting])
+    failure = Failure(cell=failed.cell, kind="model", message="no\x1b[2J weights", hint="fetch\nthem")
+    write_atomic(run.new_attempt(failed.cell).failure, encode(failure))
+    standing = standing_of(run)
+    assert (standing.failures, standing.missing) == ((failure,), 1)
+    assert len(standing.board.rows) == 2
+    assert failure_lines(standing.failures) == [f"{failed.cell} (model): no�[2J weights; fetch them"]
+
+
+def damage_result(attempt: Path) -> None:
+    (attempt / "result.json").write_text("{")
+
+
+def damage_predictions(attempt: Path) -> None:
+    (attempt / "predictions.parquet").write_bytes(b"PAR1")
+
+
+def lose_predictions(attempt: Path) -> None:
+    (attempt / "predictions.parquet").unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_result, damage_predictions, lose_predictions])
+def test_a_damaged_result_does_not_hide_the_others(run: RunFolder, damage: object) -> None:
+    (attempt,) = run.attempts(SPECS[0].cell)
+    damage(attempt.folder)  # type: ignore[operator]
+    standing = standing_of(run)
+    assert {row.model: row.seeds for row in standing.board.rows} == {"good": (2,), "majority": (1, 2)}
+    (failure,) = standing.failures
+    assert (failure.cell, failure.kind) == (SPECS[0].cell, "no_result")
+    assert str(attempt.folder) in failure.hint
+
+
+def test_results_that_contradict_each_other(run: RunFolder) -> None:
+    other = cell("other")
+    run.extend("run", {}, [other])
+    finish(run, other, MAJORITY, labels=(1, 0) * 20)
+    with pytest.raises(InputError, match="disagree about the labels"):
+        standing_of(run)
+
+
+def test_a_run_without_results(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.extend("run", {}, SPECS)
+    standing = standing_of(run)
+    assert (standing.board.rows, standing.missing) == ((), 4)
+
+
+def test_the_last_attempt_counts(run: RunFolder) -> None:
+    for spec in SPECS[2:]:
+        finish(run, spec, LABELS)
+    assert standing_of(run).board.rows[0].model == "majority"
+
+
+def test_the_leaderboard_on_disk(run: RunFolder) -> None:
+    write_leaderboard(run, standing_of(run))
+    rows = json.loads(run.leaderboard.read_text())["rows"]
+    assert rows[0]["model"] == "good"
+    assert set(rows[0]["accuracy"]) >= {"value", "low", "high"}
+    assert {"model", "dataset", "method", "seeds", "rank", "flags", "f1", "score"} <= set(rows[0])

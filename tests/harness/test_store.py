@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness.errors import InputError, SetupError
+from harness.state import Notice
+from harness.store import EventTail, Journal, RunFolder, find_run, run_folder, storage_problem
+from runner.contract import CellEvent, CellSpec, Failure, Progress, TrainingSpec, Warned, encode, write_atomic
+from tests.harness.builders import cell, prepared, result
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+def names(folder: RunFolder, *specs: CellSpec, suite: str = "s") -> list[str]:
+    return [entry.cell for entry in folder.extend("run", {"name": suite}, specs).cells]
+
+
+# --- attempts ---------------------------------------------------------------------------------
+
+
+def test_attempts_are_numbered_and_never_overwritten(run: RunFolder) -> None:
+    first, second = run.new_attempt("c"), run.new_attempt("c")
+    assert [first.folder.name, second.folder.name] == ["attempt-001", "attempt-002"]
+    for number in ("1000", "030", "999", "007", "400"):
+        (run.cell("c") / f"attempt-{number}").mkdir()
+    (run.cell("c") / "attempt-notes.txt").touch()
+    assert [attempt.number for attempt in run.attempts("c")] == [1, 2, 7, 30, 400, 999, 1000]
+    assert run.new_attempt("c").number == 1001
+
+
+def test_a_cell_is_finished_when_an_attempt_holds_a_result(run: RunFolder) -> None:
+    spec = cell()
+    assert run.result(spec.cell) is None
+    first = run.new_attempt(spec.cell)
+    write_atomic(first.result, encode(result(spec)))
+    run.new_attempt(spec.cell)  # a later one without
+    assert run.finished_attempt(spec.cell) == first
+    assert run.result(spec.cell) == result(spec)
+
+
+def test_the_last_attempts_failure_counts(run: RunFolder) -> None:
+    assert run.failure("c") is None
+    failure = Failure(cell="c", kind="model", message="m", hint="h")
+    write_atomic(run.new_attempt("c").failure, encode(failure))
+    assert run.failure("c") == failure
+    run.new_attempt("c")
+    assert run.failure("c") is None
+
+
+# --- the record -------------------------------------------------------------------------------
+
+
+def test_extending_adds_cells_and_suites(run: RunFolder) -> None:
+    first, second = cell("majority"), cell("tfidf-logreg")
+    assert names(run, first) == [first.cell]
+    assert names(run, first, second) == [first.cell, second.cell]
+    assert names(run, second, suite="t") == [first.cell, second.cell]
+    assert run.read_record().suites == ({"name": "s"}, {"name": "t"})
+
+
+def test_a_cell_with_other_settings_takes_its_predecessors_place(run: RunFolder) -> None:
+    before, other = cell("majority"), cell("majority", seed=2)
+    training = TrainingSpec(epochs=9)
+    after = cell("majority", training=training)
+    assert names(run, before, other) == [before.cell, other.cell]
+    assert names(run, after) == [after.cell, other.cell]
+    assert after.cell != before.cell
+
+
+def test_another_version_of_a_dataset_is_refused_and_nothing_changes(run: RunFolder) -> None:
+    names(run, cell())
+    record = run.read_record()
+    with pytest.raises(InputError, match="another version of 'reviews'"):
+        names(run, cell("tfidf-logreg", dataset=prepared(fingerprint="e" * 64)))
+    assert run.read_record() == record
+
+
+@pytest.mark.parametrize("content", ["{", '{"name": "x"}', '{"schema_version": 99, "name": "x"}', "[]"])
+def test_a_damaged_record_is_one_sentence(run: RunFolder, content: str) -> None:
+    run.folder.mkdir()
+    run.record_path.write_text(content)
+    with pytest.raises(InputError, match="cannot read the run"):
+        run.read_record()
+
+
+def test_no_record(run: RunFolder) -> None:
+    with pytest.raises(InputError, match="not a run folder"):
+        run.read_record()
+
+
+# --- names of runs ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", " a", "a\n", "a\x1b[31m", "a\x00"])
+def test_names_that_cannot_be_folders(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="cannot name a run"):
+        run_folder(tmp_path, name)
+
+
+def test_names_that_can(tmp_path: Path) -> None:
+    assert run_folder(tmp_path, "my run-2.żółw").folder == tmp_path / "my run-2.żółw"
+
+
+def test_finding_a_run_by_name_or_folder(tmp_path: Path) -> None:
+    names(RunFolder(tmp_path / "nightly"), cell())
+    assert find_run("nightly", tmp_path).folder == tmp_path / "nightly"
+    assert find_run(str(tmp_path / "nightly"), Path("elsewhere")).folder == tmp_path / "nightly"
+    with pytest.raises(InputError) as caught:
+        find_run("nigthly", tmp_path)
+    assert "did you mean 'nightly'" in caught.value.message
+    with pytest.raises(InputError) as caught:
+        find_run("nightly", tmp_path / "absent")
+    assert "moodbench run" in caught.value.hint
+
+
+# --- what a file system may answer ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "part"),
+    [
+        (errno.ENOSPC, "disk that holds /x is full"),
+        (errno.EDQUOT, "disk that holds /x is full"),
+        (errno.EACCES, "cannot write to /x"),
+        (errno.EROFS, "cannot write to /x"),
+        (errno.ENAMETOOLONG, "cannot write to /x: File name too long"),
+    ],
+)
+def test_storage_problems(number: int, part: str) -> None:
+    problem = storage_problem(OSError(number, os.strerror(number)), Path("/x"))
+    assert part in problem.message
+    assert problem.hint
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with 4 kB left."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    (folder / "filler").write_bytes(b"x" * 15 * 4096)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_the_old_record(full_disk: Path) -> None:
+    run = RunFolder(full_disk / "run")
+    names(run, cell())
+    many = [cell(seed=seed) for seed in range(60)]
+    with pytest.raises(SetupError, match="is full"):
+        names(run, *many)
+    assert len(run.read_record().cells) == 1
+    assert [path.name for path in run.folder.iterdir()] == ["run.json"]
+
+
+def test_a_line_that_fits_by_half_is_an_error_and_harms_no_other(full_disk: Path) -> None:
+    journal = Journal(full_disk / "journal.jsonl")
+    journal.append(Notice(message="first"))
+    with pytest.raises(SetupError, match="is full"):
+        journal.append(Notice(message="x" * 8000))
+    (full_disk / "filler").unlink()
+    journal.append(Notice(message="last"))
+    journal.close()
+    assert messages(full_disk / "journal.jsonl") == (["first", "last"], 1)
+
+
+# --- the journal and its readers --------------------------------------------------------------
+
+
+def messages(path: Path) -> tuple[list[str], int]:
+    tail = EventTail(path, Notice)
+    return [event.message for event in tail.read() if isinstance(event, Notice)], tail.unreadable
+
+
+def test_the_journal_stamps_and_numbers(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    events = [journal.append(Notice(message=text)) for text in ("a", "b")]
+    journal.close()
+    assert [event.seq for event in events] == [0, 1]
+    assert all(event.t > 0 for event in events)
+    assert messages(tmp_path / "journal.jsonl") == (["a", "b"], 0)
+
+
+def test_a_torn_line_harms_no_later_one(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(msgspec.json.encode(Notice(message="before")) + b'\n{"event":"notice","mess')
+    journal = Journal(path)
+    journal.append(Notice(message="after"))
+    journal.close()
+    assert messages(path) == (["before", "after"], 1)
+
+
+def test_tailing_a_growing_file(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    tail = EventTail(path, CellEvent)
+    assert tail.read() == []  # not there yet
+    event = Progress(cell="c", phase="train", step=1, steps=2)
+    line = msgspec.json.encode(event) + b"\n"
+    with path.open("ab", buffering=0) as file:
+        file.write(line + line[:10])
+        assert tail.read() == [event]
+        assert tail.read() == []
+        file.write(line[10:])
+        assert tail.read() == [event]
+        file.write(b"\n")
+        assert tail.read() == []
+        file.write(line)
+        assert tail.read() == [event]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"nonsense",
+        b"\xff\xfe",
+        b'{"event":"unheard_of"}',
+        b'{"event":"warning"}',
+        b'{"deep":' + b"[" * 9_999,
+        b"{}",
+        b"\x00" * 9,
+    ],
+)
+def test_garbage_is_counted_and_skipped(tmp_path: Path, garbage: bytes) -> None:
+    path = tmp_path / "events.jsonl"
+    event = Warned(cell="c", message="m")
+    line = msgspec.json.encode(event) + b"\n"
+    path.write_bytes(line + garbage + b"\n" + line)
+    tail = EventTail(path, CellEvent)
+    assert tail.read() == [event, event]
+    assert tail.unreadable == 1
