@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.contract import SPLITS, DatasetRequest, Split
+from runner.contract import SPLITS, DatasetRequest, Split, SplitSizes
 from runner.data import splits as sp
 from runner.data.clean import Cleaned, clean_table, nothing_left
 from runner.data.columns import ChosenColumns, choose_columns
@@ -259,7 +259,7 @@ def _sample(blocks: dict[Split, Block], request: DatasetRequest, log: _Log) -> d
         size = getattr(request.sizes, split)
         rows = sp.sample(block.labels, size, balanced=request.balanced, seed=request.seed, split=split)
         final[split] = block.take(rows)
-        log.notes += _official_notes(split, len(block), len(rows), size, request.balanced)
+        log.notes += _official_notes(split, len(block), len(rows), request.balanced)
         absent = len(train_classes - set(np.unique(block.labels).tolist()))
         if absent:
             log.notes.append(f"{split}: classes that do not occur in it: {absent} of {len(train_classes)}.")
@@ -268,29 +268,32 @@ def _sample(blocks: dict[Split, Block], request: DatasetRequest, log: _Log) -> d
     pool = ordered["train"]
     for split, rows in sp.cut(pool.labels, wanted, balanced=request.balanced, seed=request.seed).items():
         final[split] = pool.take(rows)
-    log.notes += _pool_notes(wanted, {split: len(final[split]) for split in wanted}, len(pool), request.balanced)
-    return final
+    log.notes += _pool_notes(wanted, {split: len(final[split]) for split in wanted}, len(pool), request)
+    return {split: final[split] for split in SPLITS}
 
 
-def _official_notes(split: Split, there: int, taken: int, size: int | None, balanced: bool) -> list[str]:
+def _official_notes(split: Split, there: int, taken: int, balanced: bool) -> list[str]:
     if taken < there:
         how = "balanced" if balanced else "stratified"
         return [f"{split}: {taken:,} of its {there:,} rows were sampled ({how})."]
     if balanced:
         return [f"{split}: the official split is taken whole, so its classes stay as they are."]
-    return [] if size is None or size == there else [f"{split}: all {there:,} rows there are ({size:,} asked for)."]
+    return []
 
 
-def _pool_notes(wanted: dict[Split, int | None], got: dict[Split, int], pool: int, balanced: bool) -> list[str]:
-    """One sentence on what was cut from the training rows, one on sizes that are not as asked."""
+def _pool_notes(
+    wanted: dict[Split, int | None], got: dict[Split, int], pool: int, request: DatasetRequest
+) -> list[str]:
+    """One sentence on what was cut from the training rows, one on sizes that are not as asked. That the default sizes
+    are scaled down is no news."""
     notes = []
     cut = [f"{split} ({got[split]:,})" for split in wanted if split != "train"]
     if cut:
         notes.append(f"Cut from the {pool:,} training rows: {' and '.join(cut)}.")
     fewer = [f"{split} {got[split]:,} of {size:,}" for split, size in wanted.items() if size and got[split] < size]
     more = [f"{split} {got[split]:,} for {size:,}" for split, size in wanted.items() if size and got[split] > size]
-    if fewer:
-        why = "the rarest class limits balanced splits" if balanced else f"there are {pool:,} training rows"
+    if fewer and (request.balanced or request.sizes != SplitSizes()):
+        why = "the rarest class limits balanced splits" if request.balanced else f"there are {pool:,} training rows"
         notes.append(f"Fewer rows than asked for, because {why}: {', '.join(fewer)}.")
     if more:
         notes.append(f"More rows than asked for, so that no class is missing: {', '.join(more)}.")

@@ -147,7 +147,7 @@ def check_label_names(names: Sequence[str], rows: int, column: str) -> None:
     if len(names) == 1:
         raise RunnerError(
             "data",
-            f"all rows have the same label, {names[0]!r} (column {column!r})",
+            f"there is only one class: all rows have the same label, {names[0]!r} (column {column!r})",
             "a classifier needs two classes or more: check the label column, label_rule, label_map and filters",
         )
 
