@@ -210,8 +210,22 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "loaded: []"
 
 
-def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m harness.cli schema; echo code $? >&2"
-    done = subprocess.run(["bash", "-c", f"({command}) | head -1"], capture_output=True, text=True, check=True)
-    assert done.stdout == "{\n"
-    assert done.stderr == "code 0\n"
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["schema"], 0), (["run", "demo", "--models", "majority", "--smoke", "--json"], 130)],  # its cells are stopped
+    ids=["schema", "run"],
+)
+def test_a_reader_that_has_seen_enough(tmp_path: Path, arguments: list[str], code: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    with process.stderr:
+        assert process.stderr.read() == ""
+    assert process.wait() == code
