@@ -107,11 +107,11 @@ def test_calibration_error_by_hand() -> None:
     # ten bins; (0.6, 0.7]: 0.65 and 0.7, one right; (0.9, 1]: 0.95 and 1.0, both right; 0.6 stands in (0.5, 0.6]
     confidence = np.array([0.65, 0.7, 0.95, 1.0, 0.6])
     probabilities = np.column_stack([confidence, 1 - confidence])
-    labels = np.array([0, 1, 0, 0, 1])
-    gaps = [abs(1 - 1.35) / 5, abs(2 - 1.95) / 5, abs(0 - 0.6) / 5]
+    labels = np.array([0, 1, 0, 0, 0])
+    gaps = [abs(1 - 1.35) / 5, abs(2 - 1.95) / 5, abs(1 - 0.6) / 5]
     assert expected_calibration_error(labels, probabilities, 10) == pytest.approx(sum(gaps))
-    # in one bin over- and underconfidence cancel: 3 right of 5, mean confidence 0.78
-    assert expected_calibration_error(labels, probabilities, 1) == pytest.approx(0.78 - 0.6)
+    # in one bin over- and underconfidence cancel: 4 right of 5, mean confidence 0.78
+    assert expected_calibration_error(labels, probabilities, 1) == pytest.approx(0.8 - 0.78)
 
 
 @pytest.mark.parametrize("bins", [1, 2, 15])

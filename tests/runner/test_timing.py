@@ -184,10 +184,13 @@ def test_throughput_counts_texts_and_their_own_tokens(clock: Clock) -> None:
 
 
 def test_throughput_stops_when_its_time_is_up(clock: Clock) -> None:
-    one, four = run(Predictor(clock, lambda call: 100), throughput_texts=1000).throughput
+    predictor = Predictor(clock, lambda call: 100)
+    one, four = run(predictor, throughput_texts=1000).throughput
     assert (one.samples, four.samples) == (41, 44)  # the batch that crosses the 4 s is finished and counted
     assert one.samples_per_s == pytest.approx(10)
     assert four.seconds == pytest.approx(4.4)
+    read = [text for call in predictor.calls[-11:] for text in call]  # only texts that were read are counted
+    assert four.tokens_per_s == pytest.approx(sum(len(text.split()) for text in read) / 4.4)
 
 
 def test_tokens_are_null_without_a_tokenizer(clock: Clock) -> None:
