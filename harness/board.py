@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from harness.metrics import METRICS, OVERALL_METRICS
+
 SCHEMA_VERSION = 1
 
 FEW_TEST_ROWS = 200
@@ -83,6 +85,17 @@ def to_builtins(board: Leaderboard) -> dict[str, Any]:
     for part in ("rows", "overall"):
         plain[part] = [_flat(row) for row in plain[part]]
     return plain
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of what `to_builtins` gives: that of the types, with each metric at the top level of its row."""
+    schema = msgspec.json.schema(Leaderboard)
+    for kind, metrics in (("Row", tuple(METRICS)), ("OverallRow", OVERALL_METRICS)):
+        row = schema["$defs"][kind]
+        del row["properties"]["metrics"]
+        row["properties"] |= {name: {"$ref": "#/$defs/Figure"} for name in metrics}
+        row["required"] = [name for name in row["required"] if name != "metrics"] + list(metrics)
+    return schema
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

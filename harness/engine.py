@@ -38,7 +38,7 @@ POLL_S = 0.1
 STOP_GRACE_S = 8.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What a cell may report when SIGTERM catches it: asked to end, or within code that turns that into an error.
-STOPPED_KINDS: tuple[FailureKind, ...] = ("killed", "code", "no_result")
+STOPPED_KINDS: tuple[FailureKind, ...] = ("interrupted", "killed", "code", "no_result")
 
 
 class Lease:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Standing:
-    """The ranking of what is finished, and what is not: failed cells and how many have no outcome yet."""
+    """The ranking of what is finished, and what is not: failed cells, and how many have not run or were stopped."""
 
     board: Leaderboard
     failures: tuple[Failure, ...]
@@ -40,7 +40,7 @@ def standing_of(folder: RunFolder) -> Standing:
                 failures.append(read_back)
             else:
                 records.append(read_back)
-        elif failure := folder.failure(entry.cell):
+        elif (failure := folder.failure(entry.cell)) and failure.kind != "interrupted":
             failures.append(failure)
         else:
             missing += 1

@@ -71,6 +71,10 @@ SPEED_METRICS = (
 """Speed and memory: one figure a seed, with an interval over seeds."""
 
 
+OVERALL_METRICS = ("score", "accuracy", "f1")
+"""Averaged over datasets."""
+
+
 def format_value(name: str, value: float | None, *, unit: bool = False) -> str:
     """`value` of the metric `name` as text; null or a number that is not finite becomes "–".
 

@@ -27,7 +27,7 @@ from harness.entries import (
     speed_keys,
     stacked_predictions,
 )
-from harness.metrics import CONFUSION_METRICS, METRICS, PROBABILITY_METRICS, SPEED_METRICS
+from harness.metrics import CONFUSION_METRICS, METRICS, OVERALL_METRICS, PROBABILITY_METRICS, SPEED_METRICS
 from harness.statistics import (
     FloatArray,
     Interval,
@@ -47,8 +47,6 @@ COMPOSITE_WEIGHTS: Mapping[str, float] = {
     "throughput_samples_per_sec": 0.20,
     "latency_median_ms": -0.20,
 }
-
-OVERALL_METRICS = ("score", "accuracy", "f1")
 
 _CONFIDENCE = 0.95
 

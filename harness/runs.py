@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import msgspec
 
 from harness.display import Display
 from harness.engine import Engine
-from harness.errors import SetupError
+from harness.errors import InputError, SetupError
 from harness.executors.native import NativeExecutor
 from harness.leaderboard import Standing, standing_of, write_leaderboard
 from harness.preflight import Preflight, preflight
@@ -42,6 +43,11 @@ async def execute(suite: Suite, options: RunOptions, display: Display) -> RunOut
     """Prepare, run and rank. Raises InputError before anything starts, SetupError also later."""
     folder = run_folder(options.results, options.name or fresh_name(suite.name))
     check_writable(folder)
+    with only_one(folder):
+        return await _execute(suite, options, folder, display)
+
+
+async def _execute(suite: Suite, options: RunOptions, folder: RunFolder, display: Display) -> RunOutcome:
     ready = await preflight(suite, options.device, display.note)
     display.note(f"device: {ready.device.value} ({ready.device.reason})")
     specs, unavailable = resolve(suite, ready, threads=max(1, usable_cores() // options.jobs))
@@ -52,25 +58,52 @@ async def execute(suite: Suite, options: RunOptions, display: Display) -> RunOut
         state.apply(event)
         display.show(event, state)
 
-    engine = Engine(folder, NativeExecutor(), jobs=options.jobs, watch=_ranking_first(watch, folder))
+    ranking = _RankingFirst(folder, watch)
+    engine = Engine(folder, NativeExecutor(), jobs=options.jobs, watch=ranking.tell)
     try:
         finished = await engine.run(suite.name, specs, unavailable)
     except BrokenPipeError:  # a display's reader is gone: no problem of the run folder
         raise
     except OSError as error:
         raise storage_problem(error, folder.folder) from error
-    return RunOutcome(folder=folder, finished=finished, standing=standing_of(folder))
+    return RunOutcome(folder=folder, finished=finished, standing=ranking.standing or standing_of(folder))
 
 
-def _ranking_first(watch: Callable[[Event], None], folder: RunFolder) -> Callable[[Event], None]:
+@contextmanager
+def only_one(folder: RunFolder) -> Iterator[None]:
+    """Hold the run folder: two processes that fill one run would do its cells twice. Raises InputError. A folder that
+    did not become a run is removed again."""
+    path = folder.folder / ".lock"
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another moodbench is filling the run '{folder.folder.name}'",
+                "wait for it, or give another --run name",
+            ) from None
+        try:
+            yield
+        finally:
+            if not folder.record_path.exists():
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # something else lies there: not ours to remove
+                    folder.folder.rmdir()
+
+
+class _RankingFirst:
     """`run_finished` is the last thing told, so the leaderboard is on disk before it."""
 
-    def told(event: Event) -> None:
-        if isinstance(event, RunFinished) and event.outcome != "broken":
-            write_leaderboard(folder, standing_of(folder))
-        watch(event)
+    def __init__(self, folder: RunFolder, watch: Callable[[Event], None]) -> None:
+        self._folder = folder
+        self._watch = watch
+        self.standing: Standing | None = None
 
-    return told
+    def tell(self, event: Event) -> None:
+        if isinstance(event, RunFinished) and event.outcome != "broken":
+            self.standing = standing_of(self._folder)
+            write_leaderboard(self._folder, self.standing)
+        self._watch(event)
 
 
 def resolve(

@@ -78,13 +78,13 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished"):
 
     outcome: RunOutcome
     exit_code: int
-    total: int
-    done: int
-    reused: int
-    failed: int
-    left: int
-    seconds: float
-    folder: str
+    total: int = 0
+    done: int = 0
+    reused: int = 0
+    failed: int = 0
+    left: int = 0
+    seconds: float = 0.0
+    folder: str = ""
 
 
 RunEvent = Notice | RunStarted | CellStarted | CellFinished | CellFailed | RunFinished

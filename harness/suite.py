@@ -41,6 +41,7 @@ from runner.contract import (
 )
 
 SMOKE_SIZES = SplitSizes(train=50, validation=20, test=20)
+FEWEST_EXAMPLES, MOST_EXAMPLES = 32, 64  # seen by one optimiser step, unless a suite says otherwise
 TRAINABLE_METHODS: tuple[Method, ...] = ("lora", "full", "frozen")
 
 
@@ -235,7 +236,7 @@ def resolve_cell(
         method=job.method,
         lora=job.model.lora if job.method == "lora" else None,
         dataset=dataset,
-        training=training_spec(job, suite, cell_device),
+        training=training_spec(job, suite, cell_device, dataset.splits["train"].rows),
         evaluation=evaluation_spec(suite),
         seed=job.seed,
         device=cell_device,
@@ -249,8 +250,12 @@ def resolve_cell(
     return msgspec.structs.replace(spec, identity=identity, cell=cell_name(spec, identity))
 
 
-def training_spec(job: Job, suite: Suite, device: Device) -> TrainingSpec:
-    """Defaults, then the method's, scratch's, the model's and the suite's own settings; smoke has the last word."""
+def training_spec(job: Job, suite: Suite, device: Device, rows: int) -> TrainingSpec:
+    """Defaults, then the method's, scratch's, the model's and the suite's own settings; smoke has the last word.
+
+    `rows`: of the training split. Where they are too few for `min_steps` steps of the largest batch, a step sees the
+    fewest examples allowed, so that fewer epochs have to be added.
+    """
     training = load_catalog().training
     batch = getattr(job.model.recommended_batch_size, device)
     layers: list[TrainingOverrides] = [training.defaults, TrainingOverrides(batch_size=batch)]
@@ -261,17 +266,21 @@ def training_spec(job: Job, suite: Suite, device: Device) -> TrainingSpec:
     if suite.smoke:
         layers.append(training.smoke)
     settings = {key: value for layer in layers for key, value in layer.given().items()}
-    settings |= _batches(settings["batch_size"], settings.pop("effective_batch_size", None))
+    effective = settings.pop("effective_batch_size", None)
+    if effective is None and settings["epochs"] * rows < settings["min_steps"] * MOST_EXAMPLES:
+        effective = FEWEST_EXAMPLES
+    settings |= _batches(settings["batch_size"], effective)
     return TrainingSpec(**settings)
 
 
 def _batches(batch: int, effective: int | None) -> Mapping[str, int]:
-    """Batch size and accumulation. Unless `effective` is asked for, a step sees 4 batches, but 32 to 64 examples."""
+    """Batch size and accumulation. Unless `effective` is given, a step sees 4 batches, but 32 to 64 examples."""
     if effective is not None:
         batch = min(batch, effective)
         return {"batch_size": batch, "accumulation": math.ceil(effective / batch)}
-    batch = min(batch, 64)
-    return {"batch_size": batch, "accumulation": min(max(4, math.ceil(32 / batch)), 64 // batch)}
+    batch = min(batch, MOST_EXAMPLES)
+    accumulation = min(max(4, math.ceil(FEWEST_EXAMPLES / batch)), MOST_EXAMPLES // batch)
+    return {"batch_size": batch, "accumulation": accumulation}
 
 
 def evaluation_spec(suite: Suite) -> EvaluationSpec:

@@ -47,7 +47,7 @@ HINTS: dict[FailureKind, str] = {
     "out_of_memory": "lower training.batch_size (raise training.accumulation to match) or dataset max_length, "
     "or choose a smaller model",
     "disk_full": "free some space, then run the same command again: finished cells are kept",
-    "killed": "run the same command again: finished cells are kept",
+    "interrupted": "run the same command again: finished cells are kept",
     "code": "this is a fault of MoodBench: please report it with the traceback in failure.json",
     "model": "fetch the model again, or choose another",
     "environment": "run `moodbench doctor` to see what is missing",
@@ -191,9 +191,9 @@ def _guarded(work: Callable[[], object], name: str, phase: Callable[[], Phase | 
     except RunnerError as error:
         return _failure(name, error.kind, error.message, error.hint, phase())
     except Terminated:
-        return _failure(name, "killed", "the cell was asked to stop (SIGTERM)", HINTS["killed"], phase())
+        return _failure(name, "interrupted", "the cell was asked to stop (SIGTERM)", HINTS["interrupted"], phase())
     except KeyboardInterrupt:
-        return _failure(name, "killed", "the cell was interrupted", HINTS["killed"], phase())
+        return _failure(name, "interrupted", "the cell was interrupted", HINTS["interrupted"], phase())
     except Exception as error:  # noqa: BLE001 - the process boundary: every fault must reach failure.json
         kind = classify(error)
         message = f"{type(error).__name__}: {error}".strip().splitlines()[0]

@@ -35,6 +35,7 @@ FailureKind = Literal[
     "disk_full",
     "nan_loss",
     "killed",  # ended from outside, by a signal
+    "interrupted",  # asked to stop: not at fault, goes on next time
     "timeout",
     "no_result",  # the process ended well but left no result
     "code",  # a fault of the runner itself

@@ -47,4 +47,4 @@ def print_standing(standing: Standing, form: str) -> None:
     for line in failure_lines(standing.failures):
         click.echo(f"failed: {line}", err=True)
     if standing.missing:
-        click.echo(f"{standing.missing} cells have not run yet", err=True)
+        click.echo(f"{standing.missing} cells have not run to their end yet", err=True)

@@ -60,7 +60,7 @@ def run(
     json_lines: bool,
 ) -> int:
     """Run SUITE (a name or a YAML file), or your own --data, and rank the models."""
-    from harness.display import choose_display
+    from harness.display import choose_display, closing_display
     from harness.runs import RunOptions, execute
     from harness.suite import Selection, build_suite
 
@@ -72,12 +72,9 @@ def run(
         seeds=seeds or (),
         smoke=smoke,
     )
-    wanted = build_suite(suite, selection)
-    display = choose_display(json_lines)
-    try:
+    with closing_display(choose_display(json_lines)) as display:
+        wanted = build_suite(suite, selection)
         outcome = asyncio.run(execute(wanted, RunOptions(results, name, device, jobs), display))
-    finally:
-        display.close()
     if not json_lines:
         _print_end(outcome)
     return outcome.finished.exit_code

@@ -13,13 +13,14 @@ def schema(name: str | None) -> int:
     """Print the JSON Schemas of all files, or of NAME alone."""
     import msgspec
 
-    from harness.board import Leaderboard
+    from harness.board import json_schema
     from harness.state import AnyEvent
     from harness.store import RunRecord
     from harness.suite import SuiteFile
     from runner.contract import json_schemas
 
-    schemas = json_schemas(extra=(RunRecord, SuiteFile, Leaderboard))
+    schemas = json_schemas(extra=(RunRecord, SuiteFile))
+    schemas["Leaderboard"] = json_schema()
     schemas["RunEvent"] = msgspec.json.schema(AnyEvent)
     if name is not None:
         known = {known.lower(): known for known in schemas}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
+from harness.errors import MoodBenchError
 from harness.state import RunState
 from runner.contract import Event
 
@@ -19,7 +22,22 @@ class Display(Protocol):
         """Something to know that is no event of the run, such as what is being prepared."""
         ...
 
-    def close(self) -> None: ...
+    def close(self, exit_code: int | None = None) -> None:
+        """Nothing more comes. `exit_code`: of an error that ended the run, None where there was none."""
+        ...
+
+
+@contextmanager
+def closing_display(display: Display) -> Iterator[Display]:
+    """The display for a block; closed whichever way the block ends."""
+    exit_code: int | None = None
+    try:
+        yield display
+    except MoodBenchError as error:
+        exit_code = int(error.exit_code)
+        raise
+    finally:
+        display.close(exit_code)
 
 
 def choose_display(json_lines: bool) -> Display:

@@ -48,7 +48,7 @@ class LiveBars:
         elif event.cell in state.cells:
             self._cell(event, state.cells[event.cell])
 
-    def close(self) -> None:
+    def close(self, exit_code: int | None = None) -> None:
         self._live.stop()
 
     def _cell(self, event: Event, cell: CellState) -> None:
@@ -74,6 +74,8 @@ class LiveBars:
         if state is None:
             return Group()
         table = Table.grid(padding=(0, 1))
+        for _ in range(3):
+            table.add_column(no_wrap=True, overflow="ellipsis")
         ended = state.count("done", "reused", "failed", "interrupted")
         left = state.eta_s(time.time())
         note = f"{ended}/{len(state.cells)} cells" + (f", about {duration(left)} left" if left is not None else "")

@@ -36,7 +36,7 @@ class PlainLines:
         elif event.cell in state.cells:
             self._cell(event, state, state.cells[event.cell])
 
-    def close(self) -> None:
+    def close(self, exit_code: int | None = None) -> None:
         pass
 
     def _cell(self, event: Event, state: RunState, cell: CellState) -> None:

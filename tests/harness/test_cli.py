@@ -185,7 +185,7 @@ def test_leaderboard_formats(capsys: Capture, results: Path) -> None:
         assert main(["leaderboard", "nightly", "--results", str(results), "--format", form]) == 0
         captured = capsys.readouterr()
         shown[form] = captured.out
-        assert captured.err == "1 cells have not run yet\n"
+        assert captured.err == "1 cells have not run to their end yet\n"
     assert [row["model"] for row in json.loads(shown["json"])["rows"]] == ["good", "<b>bad"]
     assert [row["model"] for row in csv.DictReader(io.StringIO(shown["csv"]))] == ["good", "<b>bad"]
     assert "| good |" in shown["markdown"]
@@ -229,3 +229,24 @@ def test_a_reader_that_has_seen_enough(tmp_path: Path, arguments: list[str], cod
     with process.stderr:
         assert process.stderr.read() == ""
     assert process.wait() == code
+
+
+def test_json_lines_end_with_run_finished_where_no_run_began(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "demo", "--models", "MiniLM-L7", "--json"]) == 2
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["event"], last["outcome"], last["exit_code"]) == ("run_finished", "broken", 2)
+
+
+def test_schema_of_the_leaderboard_names_what_a_row_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    from harness.board import Figure, Leaderboard, Row, to_builtins
+    from harness.metrics import METRICS
+
+    figure = Figure(value=1.0, low=None, high=None)
+    row = Row(
+        model="m", dataset="d", fingerprint="f", method="lora", device="cpu", seeds=(1,), test_rows=1, rank=1, flags=(),
+        metrics=dict.fromkeys(METRICS, figure),
+    )  # fmt: skip
+    [written] = to_builtins(Leaderboard(confidence=0.95, replicates=1, weights={}, rows=(row,)))["rows"]
+    assert main(["schema", "leaderboard"]) == 0
+    described = json.loads(capsys.readouterr().out)["$defs"]["Row"]
+    assert set(written) == set(described["properties"]) == set(described["required"])

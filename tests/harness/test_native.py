@@ -178,7 +178,7 @@ def test_a_real_cell_waits_for_the_lease_and_succeeds(attempt: AttemptPaths, spe
 
 def test_a_real_cell_that_is_stopped_says_so(attempt: AttemptPaths, spec: CellSpec) -> None:
     assert run(attempt, stop_when=lambda: wants_lease(attempt)) == Exit(code=1)
-    assert read(attempt.failure, Failure).kind == "killed"
+    assert read(attempt.failure, Failure).kind == "interrupted"
     assert not attempt.result.exists()
 
 

@@ -38,9 +38,11 @@ def test_every_file_is_read_by_its_reader(path: Path) -> None:
 def test_every_suite_builds(name: str, smoke: bool) -> None:
     suite = build_suite(name, Selection(smoke=smoke))
     for job in jobs_of(suite):
-        training = training_spec(job, suite, "cpu")
+        training = training_spec(job, suite, "cpu", 10_000)
         assert training.epochs >= 1
-        assert 32 <= training.batch_size * training.accumulation <= 64
+        asked = suite.training.effective_batch_size
+        examples = training.batch_size * training.accumulation
+        assert examples == asked if asked else 32 <= examples <= 64
     assert evaluation_spec(suite).min_requests <= evaluation_spec(suite).max_requests
 
 
@@ -51,9 +53,8 @@ def test_demo_needs_no_network() -> None:
 
 
 def test_hyper_parameters_of_the_facts() -> None:
-    spec = training_spec(
-        jobs_of(build_suite("demo", Selection(models=["BERT-base"])))[0], build_suite("demo", Selection()), "mps"
-    )
+    suite = build_suite(None, Selection(models=["BERT-base"], datasets=["starter-sentiment"]))
+    spec = training_spec(jobs_of(suite)[0], suite, "mps", 10_000)
     assert (spec.epochs, spec.learning_rate, spec.weight_decay) == (3, 2e-4, 0.01)
     assert (spec.warmup_fraction, spec.warmup_max_steps, spec.max_grad_norm) == (0.1, 500, 1.0)
     assert (spec.batch_size, spec.accumulation) == (16, 4)

@@ -31,8 +31,8 @@ def cells(suite: Suite) -> list[tuple[str, str, str, int]]:
     return [(job.model.alias, job.request.name, job.method, job.seed) for job in jobs_of(suite)]
 
 
-def training(entry: ModelEntry, suite: Suite, method: str = "lora") -> TrainingSpec:
-    return training_spec(Job(model=entry, request=suite.requests[0], method=method, seed=1), suite, "cpu")  # type: ignore[arg-type]
+def training(entry: ModelEntry, suite: Suite, method: str = "lora", rows: int = 10_000) -> TrainingSpec:
+    return training_spec(Job(model=entry, request=suite.requests[0], method=method, seed=1), suite, "cpu", rows)  # type: ignore[arg-type]
 
 
 def test_expansion_has_seeds_outermost(build: Callable[..., Suite]) -> None:
@@ -207,6 +207,17 @@ def test_suites_that_cannot_be_found() -> None:
         build_suite(None, Selection(models=["majority"]))
 
 
+def test_a_small_dataset_takes_the_smallest_steps(build: Callable[..., Suite]) -> None:
+    """200 steps of 64 examples are 4,267 rows three times over: below that a step sees 32."""
+    suite = build()
+    entry = suite.models[1]
+    enough, few = (training(entry, suite, rows=rows) for rows in (4267, 4266))
+    assert (enough.batch_size * enough.accumulation, few.batch_size * few.accumulation) == (64, 32)
+    assert enough.min_steps == few.min_steps == 200
+    asked = build(SMALL + "training: {effective_batch_size: 16}\n")
+    assert training(entry, asked, rows=100).batch_size == 16
+
+
 def test_a_resolved_cell(build: Callable[..., Suite]) -> None:
     suite = build(seeds=[7])
     baseline, encoder = (
@@ -229,7 +240,7 @@ def test_a_resolved_cell(build: Callable[..., Suite]) -> None:
         True,
     )
     assert encoder.lora is not None
-    assert (encoder.lora.rank, encoder.training.batch_size) == (4, 64)
+    assert (encoder.lora.rank, encoder.training.batch_size) == (4, 32), "few rows: the smallest step"
     assert baseline.cell == f"majority--sst2--none--s7--{baseline.identity[:6]}"
     assert (baseline.device, baseline.device_reason) == ("cpu", "baselines run on the CPU")
     assert baseline.lora is None

@@ -221,7 +221,7 @@ def test_real_broken_weights_are_the_models_fault(tmp_path: Path) -> None:
         (RunnerError("timeout", "too slow", "wait"), "timeout", "too slow"),
         (MemoryError("many bytes\nand a dump"), "out_of_memory", "MemoryError: many bytes"),
         (ArbitraryError(), "code", "ArbitraryError:"),
-        (KeyboardInterrupt(), "killed", "interrupted"),
+        (KeyboardInterrupt(), "interrupted", "interrupted"),
     ],
 )
 def test_what_a_phase_raises_reaches_failure_json(
@@ -279,7 +279,7 @@ def test_sigterm_leaves_a_report(
     monkeypatch.setattr(program, "write_atomic", write_under_fire)
     code, folder = run_cell(cell_spec(lease=True))
     failure = failure_of(folder)
-    assert (code, failure.kind, failure.phase) == (1, "killed", None)
+    assert (code, failure.kind, failure.phase) == (1, "interrupted", None)
     assert "SIGTERM" in failure.message
     assert [type(event).__name__ for event in events_of(folder)][-2:] == ["LeaseWanted", "Failed"]
 
