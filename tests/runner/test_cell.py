@@ -285,3 +285,28 @@ def test_provenance_is_the_cells_own(cell_spec: MakeCell, tmp_path: Path, monkey
     assert provenance.ram_mb > 0
     assert provenance.hostname_hash is not None
     assert len(provenance.hostname_hash) == 12
+
+
+def test_the_seed_reaches_libraries_and_the_order_of_the_data(
+    cell_spec: MakeCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from runner import subjects
+
+    seeds: list[int] = []
+    real = subjects.Trainer
+    monkeypatch.setattr(subjects, "Trainer", lambda **given: (seeds.append(given["seed"]), real(**given))[1])
+    run(cell_spec("scratch", seed=7, phases=("train", "score")), tmp_path)
+    assert seeds == [7]
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_reasons_of_null_metrics_are_kept(
+    cell_spec: MakeCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.tasks.classification._roc_auc", lambda *_: None)
+    result = run(cell_spec(phases=("train", "score")), tmp_path)
+    assert result.quality is not None
+    assert result.quality.metrics["roc_auc"] is None
+    assert "roc_auc" in result.reasons
