@@ -10,7 +10,7 @@ demo: .venv/.demo
 	$(BIN)/moodbench run demo --run demo
 
 test: .venv/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/.dev
 	$(BIN)/ruff check

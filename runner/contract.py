@@ -229,8 +229,10 @@ class CellSpec(Base, frozen=True, kw_only=True):
 
 
 def identity_of(spec: CellSpec) -> str:
-    """sha256 of what decides the outcome of a cell; where it runs (folders, threads, lease, code) stays out."""
-    model = msgspec.structs.replace(spec.model, folder=None)
+    """sha256 of what decides the outcome of a cell. Where things lie and run (folders, threads, lease, code) and what
+    is only shown (architecture, parameters) stays out."""
+    name = spec.model.name if spec.model.kind != "path" else ""  # a folder may be moved: its weights' digests count
+    model = msgspec.structs.replace(spec.model, folder=None, name=name, architecture=None, parameters=None)
     parts = {
         "model": model,
         "method": spec.method,
