@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from harness.cli.output import echo_entry, echo_json, given_settings, print_table
 
 if TYPE_CHECKING:
     from harness.catalog import DatasetEntry
@@ -22,24 +24,14 @@ def datasets() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_datasets(as_json: bool) -> int:
     """All datasets of the catalogue."""
-    import msgspec
-
     from harness.catalog import load_catalog
 
     entries = [entry for entry, _ in load_catalog().datasets.values()]
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode([plain(entry) for entry in entries]), indent=2).decode())
-        return 0
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("Dataset", "Source", "Tokens", "Description"):
-        table.add_column(heading, overflow="fold")
-    for entry in entries:
-        table.add_row(*map(Text, (entry.name, source_words(entry), str(entry.max_length), entry.description)))
-    Console(highlight=False).print(table)
+        echo_json([plain(entry) for entry in entries])
+    else:
+        rows = [(e.name, source_words(e), str(e.max_length), e.description) for e in entries]
+        print_table(("Dataset", "Source", "Tokens", "Description"), rows, right=("Tokens",))
     return 0
 
 
@@ -48,16 +40,9 @@ def list_datasets(as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show_dataset(name: str, as_json: bool) -> int:
     """Everything configured about one dataset."""
-    import msgspec
-    import yaml
-
     from harness.catalog import load_catalog
 
-    entry = plain(load_catalog().dataset(name)[0])
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(entry), indent=2).decode())
-    else:
-        click.echo(yaml.safe_dump(entry, sort_keys=False, allow_unicode=True, default_flow_style=None), nl=False)
+    echo_entry(plain(load_catalog().dataset(name)[0]), as_json)
     return 0
 
 
@@ -91,7 +76,6 @@ def _entry(name: str, text_column: str | None, label_column: str | None) -> tupl
 def _print_preview(prepared: PreparedDataset, rows: int) -> None:
     import pyarrow.parquet as pq
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     from harness.display.words import clean
@@ -100,13 +84,10 @@ def _print_preview(prepared: PreparedDataset, rows: int) -> None:
     console.print(Text(f"{prepared.name}  {prepared.fingerprint[:12]}", style="bold"))
     for note in prepared.notes:
         console.print(Text(f"- {clean(note)}"))
-    counts = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("Class", *prepared.splits):
-        counts.add_column(heading, justify="left" if heading == "Class" else "right")
-    for label in prepared.label_names:
-        counts.add_row(Text(clean(label)), *(f"{info.classes.get(label, 0):,}" for info in prepared.splits.values()))
-    counts.add_row(Text("all"), *(f"{info.rows:,}" for info in prepared.splits.values()))
-    console.print(counts)
+    splits = list(prepared.splits.values())
+    counts = [(clean(label), *(f"{info.classes.get(label, 0):,}" for info in splits)) for label in prepared.label_names]
+    counts.append(("all", *(f"{info.rows:,}" for info in splits)))
+    print_table(("Class", *prepared.splits), counts, right=tuple(prepared.splits))
     table = pq.read_table(Path(prepared.folder) / "train.parquet", columns=["text", "label"]).slice(0, rows)
     for text, label in zip(table["text"].to_pylist(), table["label"].to_pylist(), strict=True):
         short = clean(" ".join(text.split()))
@@ -118,9 +99,8 @@ def source_words(entry: DatasetEntry) -> str:
     return f"{kind}: {entry.source}" if kind != "embedded" else "embedded"
 
 
-def plain(entry: DatasetEntry) -> dict[str, object]:
-    """The entry as plain data; settings that are not given are left out, sizes stay."""
+def plain(entry: DatasetEntry) -> dict[str, Any]:
+    """The entry as plain data; sizes always stand there."""
     import msgspec
 
-    data: dict[str, object] = msgspec.to_builtins(entry)
-    return {key: value for key, value in data.items() if value not in (None, {}, (), [], "")}
+    return given_settings(msgspec.to_builtins(entry))

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from harness.cli.options import results_option
+from harness.cli.output import echo_json
 
 
 @click.command()
@@ -21,9 +22,7 @@ def doctor(as_json: bool, results: Path) -> int:
 
     findings = asyncio.run(examine(results))
     if as_json:
-        import msgspec
-
-        click.echo(msgspec.json.format(msgspec.json.encode(findings), indent=2).decode())
+        echo_json(findings)
     else:
         for finding in findings:
             mark = {"ok": "ok  ", "note": "note", "fix": "FIX "}[finding.state]

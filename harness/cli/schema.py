@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from harness.cli.output import echo_json
 from harness.errors import unknown
 
 
@@ -27,5 +28,5 @@ def schema(name: str | None) -> int:
         if name.lower() not in known:
             raise unknown("schema", name, schemas, f"schemas: {', '.join(sorted(schemas))}")
         schemas = schemas[known[name.lower()]]
-    click.echo(msgspec.json.format(msgspec.json.encode(schemas), indent=2).decode())
+    echo_json(schemas)
     return 0

@@ -1,0 +1,43 @@
+"""How commands print data: JSON, YAML, and plain tables in which names are never markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+
+def echo_json(data: Any) -> None:
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
+
+
+def echo_entry(entry: dict[str, Any], as_json: bool) -> None:
+    """One entry of the catalogue, as JSON or as the YAML it could be written in."""
+    if as_json:
+        echo_json(entry)
+        return
+    import yaml
+
+    click.echo(yaml.safe_dump(entry, sort_keys=False, allow_unicode=True, default_flow_style=None), nl=False)
+
+
+def given_settings(entry: dict[str, Any]) -> dict[str, Any]:
+    """Without the settings that are not given."""
+    return {key: value for key, value in entry.items() if value not in (None, {}, (), [], "")}
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """A table without lines; columns named in `right` are numbers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(highlight=False).print(table)
