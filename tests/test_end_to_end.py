@@ -180,9 +180,18 @@ def test_one_cell_by_hand_repeats_the_run(demo: tuple[World, Outcome], tmp_path:
     )
 
 
-def test_ctrl_c_keeps_what_is_finished_and_goes_on(tmp_path: Path) -> None:
+SHORT = """models: [majority, MiniLM-L6]
+datasets: [starter-sentiment]
+seeds: [1]
+training: {min_steps: 0, epochs: 1}
+evaluation: {latency_min_s: 0, latency_max_s: 0.2, throughput_batch_sizes: [8], throughput_max_s: 0.5}
+"""
+
+
+def test_ctrl_c_keeps_what_is_finished_and_running_again_goes_on(tmp_path: Path) -> None:
     world = World(tmp_path)
-    command = ("run", "demo", "--run", "r", "--seeds", "1", "--models", "majority,MiniLM-L6", "--json")
+    world.write("short.yaml", SHORT)
+    command = ("run", "short.yaml", "--run", "r", "--json")
     process = world.start(*command)
     assert process.stdout is not None
     children: list[psutil.Process] = []
@@ -194,14 +203,16 @@ def test_ctrl_c_keeps_what_is_finished_and_goes_on(tmp_path: Path) -> None:
             break
     rest, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert json.loads(rest.splitlines()[-1])["outcome"] == "interrupted"
+    last = json.loads(rest.splitlines()[-1])
+    assert (last["event"], last["outcome"], last["failed"]) == ("run_finished", "interrupted", 0)
     assert children and not any(child.is_running() and child.status() != "zombie" for child in children)
     assert [r["model"] for r in world.results("r").values()] == ["majority"]
+    assert "1 cells have not run to their end" in world.moodbench("leaderboard", "r").err
 
-    again = world.moodbench(*command, "--smoke")
-    assert again.code == 2, "a smoke run is another version of the data"
-    state = json.loads((tmp_path / "results/r/run.json").read_text())
-    assert len(state["cells"]) == 2
+    again = world.moodbench(*command)
+    assert again.code == 0, again.err
+    assert {k: again.events[-1][k] for k in ("done", "reused")} == {"done": 1, "reused": 1}
+    assert sorted(a.name for a in world.attempts("r")) == ["attempt-001", "attempt-001", "attempt-002"]
 
 
 def test_cells_end_when_the_host_is_killed(tmp_path: Path) -> None:
