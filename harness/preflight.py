@@ -179,12 +179,14 @@ async def _ask(
 async def _child(*arguments: str) -> tuple[int, bytes, bytes]:
     process = await asyncio.create_subprocess_exec(
         *runner_command(*arguments),
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    try:
-        out, err = await process.communicate()
+    assert process.stdout is not None and process.stderr is not None
+    try:  # not communicate(): it would close the standard input that tells the child that its host lives
+        out, err = await asyncio.gather(process.stdout.read(), process.stderr.read())
+        await process.wait()
     except asyncio.CancelledError:
         with suppress(ProcessLookupError):
             process.kill()

@@ -23,6 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from runner import __version__
 from runner.contract import (
     CellSpec,
@@ -69,6 +71,8 @@ class Terminated(BaseException):
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
+    if args.watch_stdin:
+        threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         code: int = args.function(args)
     except ContractError as error:
@@ -83,11 +87,11 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runner", description="The cell side of MoodBench.")
     parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--watch-stdin", action="store_true", help="end when standard input closes (the host has gone)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run one attempt at one cell")
     run.add_argument("spec", type=Path, metavar="SPEC.json")
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for result, events and adapter")
-    run.add_argument("--watch-stdin", action="store_true", help="end when standard input closes (the host has gone)")
     run.set_defaults(function=run_cell)
     prepare = commands.add_parser("prepare", help="turn a dataset into canonical splits")
     prepare.add_argument("request", type=Path, metavar="REQUEST.json")
@@ -107,10 +111,10 @@ def run_cell(args: argparse.Namespace) -> int:
     spec = read(args.spec, CellSpec)
     args.out.mkdir(parents=True, exist_ok=True)
     _refuse_used(args.out)
-    _limit_threads(spec.threads)
+    _prepare_environment(spec.threads)
     signal.signal(signal.SIGTERM, _terminate)
-    if args.watch_stdin:
-        threading.Thread(target=_die_with_parent, daemon=True).start()
+    if not args.watch_stdin:  # by hand: there is no host that could grant a lease
+        spec = msgspec.structs.replace(spec, lease=False)
     with EventLog(args.out / "events.jsonl", spec.cell) as events:
         return _run_cell(spec, args.out, events)
 
@@ -136,6 +140,7 @@ def _run_cell(spec: CellSpec, out: Path, events: EventLog) -> int:
 
     failure = _guarded(work, spec.cell, lambda: attempts[0].phase if attempts else None)
     if failure is None:
+        print(out / "result.json")  # noqa: T201
         return 0
     print(failure.traceback or "", file=sys.stderr)  # noqa: T201
     print(f"error: {failure.message}\nhint: {failure.hint}", file=sys.stderr)  # noqa: T201
@@ -225,10 +230,11 @@ def classify(error: BaseException) -> FailureKind:
     return "code"
 
 
-def _limit_threads(threads: int) -> None:
-    """Before any numeric library is imported: later the pools already exist."""
+def _prepare_environment(threads: int) -> None:
+    """Before any numeric library is imported: later the thread pools already exist."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(threads)
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # idle threads that spin take a core from whatever else runs
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a cell looks nothing up
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA needs it to be deterministic
 

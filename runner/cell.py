@@ -7,11 +7,10 @@ load -> tokenize -> train -> export -> score -> time. A file appears under its f
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runner import device as devices
 from runner import provenance, timing
 from runner.contract import (
     SPLITS,
@@ -25,6 +24,7 @@ from runner.contract import (
     Phase,
     PhaseFinished,
     PhaseStarted,
+    Progress,
     Quality,
     Resources,
     Result,
@@ -38,10 +38,11 @@ from runner.contract import (
 from runner.data.prepared import Rows, read_split
 from runner.errors import RunnerError
 from runner.events import EventLog
-from runner.memory import PeakMeter, rss_mb
+from runner.memory import PeakMeter, give_back, rss_mb
 from runner.scoring import Predictor, write_predictions
 from runner.subjects import Subject, subject_for
 from runner.tasks import classification
+from runner.training import PROGRESS_EVERY_S
 
 LEASE_FILE = "lease.granted"
 LEASE_POLL_S = 0.02
@@ -64,15 +65,17 @@ class Cell:
         self._report: TrainingReport | None = None
         self._quality: Quality | None = None
         self._timing: Timing | None = None
+        self._cold: timing.ColdStart | None = None
 
     def run(self) -> Result:
         started = time.time()
-        devices.make_deterministic(self.spec.seed, self.spec.threads)
         splits = {split: read_split(self.spec.dataset, split) for split in SPLITS}
         subject = subject_for(self.spec, splits, self.out)
         with self._phase("load"):
             self._choices = subject.load()
             self._note_memory("after_load")
+            if (just_loaded := subject.loaded_predictor()) is not None:
+                self._cold = timing.cold_start(just_loaded, splits["test"].texts[0])
         with self._phase("tokenize"):
             subject.tokenize()
         with self._phase("train"):
@@ -113,10 +116,11 @@ class Cell:
             )
 
     def _score(self, predictor: Predictor, test: Rows) -> None:
+        give_back()
         self._note_memory("before_inference")
         self._meter.reset()
         evaluation = self.spec.evaluation
-        probabilities = predictor.predict(test.texts, evaluation.batch_size)
+        probabilities = predictor.predict(test.texts, evaluation.batch_size, self._scored_rows(len(test.texts)))
         slices = {column: test.columns[column] for column in self.spec.dataset.slice_columns}
         self._quality, reasons = classification.evaluate(
             test.labels, probabilities, self.spec.dataset.label_names, slices, evaluation.calibration_bins
@@ -126,6 +130,21 @@ class Cell:
         self._note_peak("inference")
         self.events.emit(Metrics(phase="score", split="test", values=self._quality.metrics))
 
+    def _scored_rows(self, rows: int) -> Callable[[int], None]:
+        """Tells, about once a second, how many rows of the test split are scored."""
+        started = told = time.perf_counter()
+
+        def tell(done: int) -> None:
+            nonlocal told
+            now = time.perf_counter()
+            if now - told >= PROGRESS_EVERY_S:
+                told = now
+                rate = done / (now - started)
+                left = (rows - done) / rate
+                self.events.emit(Progress(phase="score", step=done, steps=rows, samples_per_s=rate, eta_s=left))
+
+        return tell
+
     def _time(self, predictor: Predictor, test: Rows, merged: bool) -> None:
         self._wait_for_lease()
         try:
@@ -134,7 +153,7 @@ class Cell:
                     predictor,
                     test.texts,
                     self.spec.evaluation,
-                    load_s=self._seconds["load"],
+                    cold=self._cold,
                     merged=merged,
                     emit=self.events.emit,
                 )
@@ -244,6 +263,8 @@ def _null_reasons(summary: Summary, timed: Timing | None, spec: CellSpec) -> dic
             )
     if summary.throughput_tokens_per_sec is None:
         reasons["throughput_tokens_per_sec"] = f"'{spec.model.alias}' has no tokenizer"
+    if timed.cold_start_s is None:
+        reasons["cold_start_s"] = "a baseline is fitted, not loaded"
     if summary.memory_allocated_mb is None:
         reasons["memory_allocated_mb"] = f"no peak memory is known on {spec.device} here"
     return reasons

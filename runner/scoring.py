@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -22,11 +22,19 @@ if TYPE_CHECKING:
     from runner.models.baselines import Baseline
 
 
+OnRows = Callable[[int], None]
+
+
+def ignore_rows(done: int) -> None:
+    """The default of `on_rows`."""
+
+
 class Predictor(Protocol):
     """A trained classifier as a user would call it."""
 
-    def predict(self, texts: Sequence[str], batch_size: int) -> NDArray[np.float64]:
-        """Probabilities (N, K), tokenization included; returns when the device is done."""
+    def predict(self, texts: Sequence[str], batch_size: int, on_rows: OnRows = ignore_rows) -> NDArray[np.float64]:
+        """Probabilities (N, K), tokenization included; returns when the device is done. `on_rows` hears how many
+        texts are done after each batch."""
         ...
 
     def token_counts(self, texts: Sequence[str]) -> list[int] | None:
@@ -50,10 +58,12 @@ class TransformerPredictor:
             list(texts), truncation=True, max_length=self.max_length, padding=False, return_attention_mask=False
         )["input_ids"]
 
-    def predict(self, texts: Sequence[str], batch_size: int) -> NDArray[np.float64]:
-        return self.predict_encoded(self.encode(texts), batch_size)
+    def predict(self, texts: Sequence[str], batch_size: int, on_rows: OnRows = ignore_rows) -> NDArray[np.float64]:
+        return self.predict_encoded(self.encode(texts), batch_size, on_rows)
 
-    def predict_encoded(self, input_ids: Sequence[list[int]], batch_size: int) -> NDArray[np.float64]:
+    def predict_encoded(
+        self, input_ids: Sequence[list[int]], batch_size: int, on_rows: OnRows = ignore_rows
+    ) -> NDArray[np.float64]:
         """Longest first, so that a batch pads little and memory peaks at once; returned in the order given."""
         import torch
 
@@ -65,6 +75,7 @@ class TransformerPredictor:
                 rows = [input_ids[i] for i in order[start : start + batch_size]]
                 inputs = pad_batch(rows, self.pad_token_id, decoder=self.is_decoder)
                 parts.append(self.model(**{k: v.to(self.device) for k, v in inputs.items()}).logits)
+                on_rows(start + len(rows))
             logits = torch.cat(parts)
         probabilities = np.empty(logits.shape, dtype=np.float64)
         probabilities[order] = classification.decode(logits)
@@ -80,7 +91,7 @@ class BaselinePredictor:
 
     baseline: Baseline
 
-    def predict(self, texts: Sequence[str], batch_size: int) -> NDArray[np.float64]:
+    def predict(self, texts: Sequence[str], batch_size: int, on_rows: OnRows = ignore_rows) -> NDArray[np.float64]:
         return self.baseline.predict(texts, batch_size)
 
     def token_counts(self, texts: Sequence[str]) -> None:

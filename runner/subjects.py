@@ -35,6 +35,10 @@ class Subject(Protocol):
     merged: bool
 
     def load(self) -> dict[str, Choice]: ...
+    def loaded_predictor(self) -> Predictor | None:
+        """The model as it was loaded, untrained, for the cold start; None where there is none before training."""
+        ...
+
     def tokenize(self) -> None: ...
     def train(self, emit: Emit) -> TrainingReport | None: ...
     def export(self, folder: Path) -> None: ...
@@ -63,6 +67,9 @@ class BaselineSubject:
 
         self._baseline = baseline(self._spec.model.name, seed=self._spec.seed)
         return {"device": Choice(value="cpu", reason="baselines run on the CPU")}
+
+    def loaded_predictor(self) -> None:
+        return
 
     def tokenize(self) -> None:
         return
@@ -99,6 +106,7 @@ class TransformerSubject:
         from runner.models.load import load
 
         spec = self._spec
+        devices.make_deterministic(spec.seed, spec.threads)
         self._loaded: LoadedModel = load(spec, self._splits["train"].texts)
         self._loaded.model.to(spec.device)
         schedule = plan_schedule(len(self._splits["train"].texts), spec.training)
@@ -116,6 +124,9 @@ class TransformerSubject:
             "batch_size": Choice(value=spec.training.batch_size, reason="as configured"),
             "accumulation": Choice(value=spec.training.accumulation, reason="as configured"),
         }
+
+    def loaded_predictor(self) -> TransformerPredictor:
+        return self._make_predictor()
 
     def tokenize(self) -> None:
         predictor = self._make_predictor()

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,25 +30,41 @@ def measure(
     texts: Sequence[str],
     spec: EvaluationSpec,
     *,
-    load_s: float,
+    cold: ColdStart | None,
     merged: bool,
     emit: Callable[[Event], None],
 ) -> Timing:
-    """All speed figures. `load_s`: seconds of the load phase, for the cold start."""
+    """All speed figures of the warm model; `cold` was taken when it had just been loaded."""
     order = np.random.default_rng(SHUFFLE_SEED).permutation(len(texts))
     requests = [texts[i] for i in order]
     with _quiet_collector(), _ForeignLoad() as foreign:
         latency = _latency(predictor, requests, spec, emit)
         throughput = tuple(_throughput(predictor, requests, size, spec) for size in spec.throughput_batch_sizes)
-    first_s = (latency.first_request_ms or 0.0) / 1000
     return Timing(
         latency=latency,
         throughput=throughput,
-        cold_start_s=load_s + first_s,
+        cold_start_s=cold.seconds if cold else None,
+        first_request_ms=cold.first_request_ms if cold else None,
         cpu_share_foreign=foreign.share,
         contaminated=None if foreign.share is None else foreign.share > FOREIGN_SHARE_LIMIT,
         merged=merged,
     )
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """`seconds` from the start of the process to its first answer; `first_request_ms`: that request alone."""
+
+    seconds: float
+    first_request_ms: float
+
+
+def cold_start(predictor: Predictor, text: str) -> ColdStart:
+    """Ask a model that has just been loaded for its first answer. The process must have done nothing else before."""
+    import psutil
+
+    first_ms = request_ms(predictor, text)
+    return ColdStart(seconds=time.time() - psutil.Process().create_time(), first_request_ms=first_ms)
 
 
 def percentile(samples_ms: Sequence[float], p: int) -> float | None:
@@ -60,16 +77,15 @@ def percentile(samples_ms: Sequence[float], p: int) -> float | None:
 def _latency(
     predictor: Predictor, requests: Sequence[str], spec: EvaluationSpec, emit: Callable[[Event], None]
 ) -> Latency:
-    first_ms = _request_ms(predictor, requests[0])
     for i in range(spec.warmup_requests):
         predictor.predict([requests[i % len(requests)]], 1)
     samples: list[float] = []
     started = reported = time.perf_counter()
     while not _enough(len(samples), time.perf_counter() - started, spec):
-        samples.append(_request_ms(predictor, requests[len(samples) % len(requests)]))
+        samples.append(request_ms(predictor, requests[len(samples) % len(requests)]))
         if time.perf_counter() - reported > 1.0:
             reported = time.perf_counter()
-            emit(Progress(phase="time", step=len(samples), steps=spec.max_requests))
+            emit(Progress(phase="time", step=len(samples), steps=max(len(samples), PERCENTILE_BOUNDS[99])))
     return Latency(
         requests=len(samples),
         mean_ms=float(np.mean(samples)),
@@ -79,7 +95,6 @@ def _latency(
         p95_ms=percentile(samples, 95),
         p99_ms=percentile(samples, 99),
         samples_ms=tuple(round(s, 4) for s in samples),
-        first_request_ms=first_ms,
     )
 
 
@@ -91,31 +106,45 @@ def _enough(requests: int, seconds: float, spec: EvaluationSpec) -> bool:
     return requests >= PERCENTILE_BOUNDS[99] or seconds >= spec.latency_max_s
 
 
-def _request_ms(predictor: Predictor, text: str) -> float:
+def request_ms(predictor: Predictor, text: str) -> float:
+    """One request at batch 1, in milliseconds."""
     begin = time.perf_counter_ns()
     predictor.predict([text], 1)
     return (time.perf_counter_ns() - begin) / 1e6
 
 
 def _throughput(predictor: Predictor, texts: Sequence[str], batch_size: int, spec: EvaluationSpec) -> Throughput:
-    """Texts per second at one batch size, until all texts are done or the time is up."""
+    """Texts per second at one batch size. The texts are gone through, again and again until the minimum time is
+    reached, and broken off at the maximum."""
     wanted = [texts[i % len(texts)] for i in range(spec.throughput_texts)]
-    predictor.predict(wanted[:batch_size], batch_size)  # warm-up at this shape
+    batches = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
+    predictor.predict(batches[0], batch_size)  # warm-up at this shape
     done = 0
+    seconds = 0.0
     started = time.perf_counter()
-    while done < len(wanted):
-        done += len(predictor.predict(wanted[done : done + batch_size], batch_size))
-        if time.perf_counter() - started > spec.throughput_max_s:
-            break
-    seconds = time.perf_counter() - started
-    tokens = predictor.token_counts(wanted[:done])
+    while seconds < spec.throughput_max_s and (done < len(batches) or seconds < spec.throughput_min_s):
+        predictor.predict(batches[done % len(batches)], batch_size)
+        done += 1
+        seconds = time.perf_counter() - started
+    samples = _repeated_sum([len(batch) for batch in batches], done)
+    tokens = predictor.token_counts(wanted)
+    tokens_done = None
+    if tokens is not None:
+        per_batch = [sum(tokens[i : i + batch_size]) for i in range(0, len(tokens), batch_size)]
+        tokens_done = _repeated_sum(per_batch, done)
     return Throughput(
         batch_size=batch_size,
-        samples=done,
+        samples=samples,
         seconds=seconds,
-        samples_per_s=done / seconds,
-        tokens_per_s=None if tokens is None else sum(tokens) / seconds,
+        samples_per_s=samples / seconds,
+        tokens_per_s=None if tokens_done is None else tokens_done / seconds,
     )
+
+
+def _repeated_sum(sizes: Sequence[int], count: int) -> int:
+    """Sum of the first `count` of `sizes` gone through again and again."""
+    rounds, rest = divmod(count, len(sizes))
+    return rounds * sum(sizes) + sum(sizes[:rest])
 
 
 @contextmanager

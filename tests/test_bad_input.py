@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -61,7 +63,10 @@ def test_names(world: World, arguments: list[str], phrases: list[str]) -> None:
             ["bad.yaml", "models[0].lora.rnak", "'rank'"],
         ),
         ("models: [majority]\nmodels: [tfidf-logreg]\ndatasets: [starter-sentiment]\n", ["line 2", "stands twice"]),
-        ("models: majority\ndatasets: [starter-sentiment]\n", ["bad.yaml", "models"]),
+        (
+            "models: majority\ndatasets: [starter-sentiment]\n",
+            ["models: expected a list, such as [a, b]; got text", "hint: correct models in bad.yaml"],
+        ),
         ("models: [majority\ndatasets: [x]\n", ["bad.yaml", "line"]),
         ("models: [majority]\ndatasets: [{name: x}]\n", ["exactly one source"]),
         ("models: [majority, majority]\ndatasets: [starter-sentiment]\n", ["majority", "twice"]),
@@ -200,6 +205,22 @@ def test_hub_model_without_network_takes_only_its_own_cells(world: World) -> Non
     outcome = world.moodbench("run", "demo", "--models", "majority,BERT-tiny", "--run", "r", "--smoke", "--seeds", "1")
     refused(outcome, 1, "prajjwal1/bert-tiny", "hf download prajjwal1/bert-tiny")
     assert [r["model"] for r in world.results("r").values()] == ["majority"]
+    afterwards = world.moodbench("leaderboard", "r")
+    assert afterwards.code == 0
+    assert "failed: bert-tiny--starter-sentiment--lora--s1" in afterwards.err
+    assert "hf download prajjwal1/bert-tiny" in afterwards.err
+
+
+def test_ctrl_c_while_preparing_ends_the_json_lines(world: World) -> None:
+    process = world.start("run", "demo", "--models", "majority", "--run", "r", "--json")
+    while not (world.folder / "results/r/.lock").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    last = json.loads(out.splitlines()[-1])
+    assert (last["event"], last["outcome"], last["exit_code"]) == ("run_finished", "interrupted", 130)
+    assert (process.returncode, err.strip()) == (130, "interrupted")
 
 
 def test_nothing_but_a_hub_model_without_network(world: World) -> None:

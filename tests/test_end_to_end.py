@@ -171,9 +171,7 @@ def test_one_cell_by_hand_repeats_the_run(demo: tuple[World, Outcome], tmp_path:
 
     world, _ = demo
     attempt = next(a for a in world.attempts("demo") if "scratch-tiny" in str(a))
-    spec = json.loads((attempt / "spec.json").read_text()) | {"lease": False}
-    (tmp_path / "spec.json").write_text(json.dumps(spec))
-    command = [sys.executable, "-m", "runner", "run", str(tmp_path / "spec.json"), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "runner", "run", str(attempt / "spec.json"), "--out", str(tmp_path / "out")]
     subprocess.run(command, check=True, capture_output=True, env=world.environment, timeout=300)
     assert pq.read_table(tmp_path / "out" / "predictions.parquet").equals(
         pq.read_table(attempt / "predictions.parquet")
@@ -213,6 +211,21 @@ def test_ctrl_c_keeps_what_is_finished_and_running_again_goes_on(tmp_path: Path)
     assert again.code == 0, again.err
     assert {k: again.events[-1][k] for k in ("done", "reused")} == {"done": 1, "reused": 1}
     assert sorted(a.name for a in world.attempts("r")) == ["attempt-001", "attempt-001", "attempt-002"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_stopped_while_it_prepares_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    world = World(tmp_path)
+    process = world.start("run", "demo", "--run", "r", "--json")
+    host = psutil.Process(process.pid)
+    while not (children := host.children(recursive=True)):
+        assert process.poll() is None
+    process.send_signal(number)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert json.loads(out.splitlines()[-1])["outcome"] == "interrupted"
+    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert not (tmp_path / "results" / "r").exists()
 
 
 def test_cells_end_when_the_host_is_killed(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -19,25 +20,21 @@ from harness.executors import Exit, Handle
 from harness.store import AttemptPaths
 from runner.contract import CellSpec
 
-SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN")
+SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|KAGGLE_", re.IGNORECASE)
 
 
 def runner_command(*arguments: str) -> list[str]:
-    """`python -m runner …`; -P keeps a folder named `runner` in the current directory from taking its place."""
-    return [sys.executable, "-P", "-m", "runner", *arguments]
+    """`python -m runner …`, ending when its standard input closes; -P keeps a folder named `runner` in the current
+    directory from taking its place."""
+    return [sys.executable, "-P", "-m", "runner", "--watch-stdin", *arguments]
 
 
-def cell_environment(threads: int, environment: Mapping[str, str]) -> dict[str, str]:
-    """The host's environment without secrets, with thread counts, offline, and with a fixed hash seed."""
-    kept = {name: value for name, value in environment.items() if name not in SECRETS}
+def cell_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The host's environment without secrets, offline, and with a fixed hash seed."""
+    kept = {name: value for name, value in environment.items() if not SECRET.search(name)}
     return kept | {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "OPENBLAS_NUM_THREADS": str(threads),
-        "RAYON_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "passive",  # idle threads that spin take a core from whatever else runs
         "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
     }
@@ -47,7 +44,7 @@ class NativeExecutor:
     name = "native"
 
     async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Handle:
-        command = runner_command("run", str(attempt.spec), "--out", str(attempt.folder), "--watch-stdin")
+        command = runner_command("run", str(attempt.spec), "--out", str(attempt.folder))
         try:
             with attempt.log.open("wb") as log:
                 process = await asyncio.create_subprocess_exec(
@@ -56,7 +53,7 @@ class NativeExecutor:
                     stdout=log,
                     stderr=asyncio.subprocess.STDOUT,
                     start_new_session=True,
-                    env=cell_environment(spec.threads, os.environ),
+                    env=cell_environment(os.environ),
                 )
         except OSError as error:
             raise SetupError(f"cannot start a cell: {error}", "check free memory, disk and process limits") from error

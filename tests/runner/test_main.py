@@ -43,12 +43,12 @@ Read = Callable[[Path], list[Any]]
 
 
 @pytest.fixture
-def run_cell(tmp_path: Path) -> Callable[[CellSpec], tuple[int, Path]]:
-    """run_cell(spec): the exit code of `run`, and its folder."""
+def run_cell(tmp_path: Path) -> Callable[..., tuple[int, Path]]:
+    """run_cell(spec, *options): the exit code of `run`, and its folder."""
 
-    def run(spec: CellSpec) -> tuple[int, Path]:
+    def run(spec: CellSpec, *options: str) -> tuple[int, Path]:
         (tmp_path / "spec.json").write_bytes(encode(spec))
-        return main(["run", str(tmp_path / "spec.json"), "--out", str(tmp_path / "out")]), tmp_path / "out"
+        return main([*options, "run", str(tmp_path / "spec.json"), "--out", str(tmp_path / "out")]), tmp_path / "out"
 
     return run
 
@@ -262,6 +262,12 @@ def test_a_disk_that_refuses_the_report_too(
     assert "the failure could not be written" in capsys.readouterr().err
 
 
+def test_by_hand_no_host_can_grant_a_lease_and_none_is_waited_for(cell_spec: MakeCell, run_cell: Any) -> None:
+    """The specs that a run leaves ask for the lease."""
+    code, folder = run_cell(cell_spec(lease=True))
+    assert (code, (folder / "result.json").exists()) == (0, True)
+
+
 # --- ended from outside -------------------------------------------------------------------------
 
 
@@ -269,6 +275,7 @@ def test_sigterm_leaves_a_report(
     cell_spec: MakeCell, run_cell: Any, events_of: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cell waits for a lease that never comes; the host loses patience, twice."""
+    monkeypatch.setattr(program, "_die_with_parent", lambda: None)  # pytest's own input is no host
     monkeypatch.setattr("runner.cell.time.sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
     write = program.write_atomic
 
@@ -277,7 +284,7 @@ def test_sigterm_leaves_a_report(
         write(path, data)
 
     monkeypatch.setattr(program, "write_atomic", write_under_fire)
-    code, folder = run_cell(cell_spec(lease=True))
+    code, folder = run_cell(cell_spec(lease=True), "--watch-stdin")
     failure = failure_of(folder)
     assert (code, failure.kind, failure.phase) == (1, "interrupted", None)
     assert "SIGTERM" in failure.message
@@ -286,7 +293,7 @@ def test_sigterm_leaves_a_report(
 
 def _start(tmp_path: Path, spec: CellSpec) -> subprocess.Popen[bytes]:
     (tmp_path / "spec.json").write_bytes(encode(spec))
-    arguments = ["run", str(tmp_path / "spec.json"), "--out", str(tmp_path / "out"), "--watch-stdin"]
+    arguments = ["--watch-stdin", "run", str(tmp_path / "spec.json"), "--out", str(tmp_path / "out")]
     return subprocess.Popen(
         [*COMMAND, *arguments],
         cwd=tmp_path,
@@ -310,7 +317,7 @@ def test_a_whole_cell_in_a_process_of_its_own(cell_spec: MakeCell, tmp_path: Pat
         assert process.stdout is not None
         output = process.stdout.read()  # standard input stays open
         assert process.wait(timeout=120) == 0
-    assert output == b""
+    assert output.decode().split() == [str(tmp_path / "out" / "result.json")]
     result = read(tmp_path / "out" / "result.json", Result)
     assert result.summary.accuracy == 1.0
     assert events_of(tmp_path / "out")[-1].seconds > 0

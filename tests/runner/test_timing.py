@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from runner import timing
 from runner.contract import EvaluationSpec, Progress, Timing
-from runner.timing import PERCENTILE_BOUNDS, measure, percentile
+from runner.timing import PERCENTILE_BOUNDS, ColdStart, cold_start, measure, percentile
 
 TEXTS = [f"text {number} " + "word " * number for number in range(7)]
 SPEC = EvaluationSpec(
@@ -26,8 +26,10 @@ SPEC = EvaluationSpec(
     latency_max_s=12.0,
     throughput_batch_sizes=(1, 4),
     throughput_texts=10,
+    throughput_min_s=0.0,
     throughput_max_s=4.0,
 )
+COLD = ColdStart(seconds=3.1, first_request_ms=100.0)
 
 
 class Clock:
@@ -40,6 +42,9 @@ class Clock:
         return self.now_ns
 
     def perf_counter(self) -> float:
+        return self.now_ns / 1e9
+
+    def time(self) -> float:
         return self.now_ns / 1e9
 
     def process_time(self) -> float:
@@ -77,7 +82,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def run(predictor: Any, events: list[Any] | None = None, **changes: Any) -> Timing:
     spec = msgspec.structs.replace(SPEC, **changes)
     emit = (lambda event: None) if events is None else events.append
-    return measure(predictor, TEXTS, spec, load_s=3.0, merged=True, emit=emit)
+    return measure(predictor, TEXTS, spec, cold=COLD, merged=True, emit=emit)
 
 
 # --- percentiles ------------------------------------------------------------------------------
@@ -106,7 +111,7 @@ def test_latency_names_each_percentile_rightly(clock: Clock) -> None:
     ("ms", "changes", "requests"),
     [
         (10, {}, 662),  # 6.6 s: what a p99 needs is reached before latency_max_s
-        (100, {}, 120),  # 12 s are up
+        (110, {}, 110),  # 12 s are up
         (1000, {}, 100),  # min_requests are a promise, however slow
         (1, {}, 1000),  # 1 s: max_requests before latency_min_s
         (1, {"max_requests": 10**6}, 2000),  # latency_min_s after the p99 is sure
@@ -122,18 +127,27 @@ def test_when_requests_stop(clock: Clock, ms: float, changes: dict[str, Any], re
     assert latency.mean_ms == pytest.approx(ms)
 
 
-def test_first_request_and_warm_up_stand_apart(clock: Clock) -> None:
-    predictor = Predictor(clock, lambda call: 500 if call <= 4 else 10)  # the warm-up is slow
+def test_cold_start_and_warm_up_stand_apart(clock: Clock) -> None:
+    predictor = Predictor(clock, lambda call: 500 if call <= 3 else 10)  # the warm-up is slow
     timed = run(predictor)
-    assert timed.latency.first_request_ms == pytest.approx(100)
-    assert timed.cold_start_s == pytest.approx(3.1)
+    assert (timed.cold_start_s, timed.first_request_ms) == (3.1, 100.0)
     assert set(timed.latency.samples_ms) == {10.0}
     assert timed.merged is True
 
 
-def test_without_warm_up_the_second_request_counts(clock: Clock) -> None:
-    latency = run(Predictor(clock, lambda call: 500 if call == 1 else 10), warmup_requests=0).latency
-    assert latency.samples_ms[0] == 500
+def test_cold_start_lasts_from_the_start_of_the_process(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    born = clock.time() - 7.0
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: born)
+    predictor = Predictor(clock)
+    assert cold_start(predictor, "one text") == ColdStart(seconds=pytest.approx(7.1), first_request_ms=100.0)
+    assert predictor.calls == [["one text"]]
+
+
+def test_without_warm_up_the_first_request_counts(clock: Clock) -> None:
+    latency = run(Predictor(clock), warmup_requests=0).latency
+    assert latency.samples_ms[0] == 100
     assert max(latency.samples_ms[1:]) == 10
 
 
@@ -141,9 +155,9 @@ def test_requests_are_single_texts_in_one_shuffled_order_for_every_model(clock: 
     first, second = Predictor(clock), Predictor(clock, lambda call: 20)
     for predictor in (first, second):
         run(predictor, min_requests=14, max_requests=14, throughput_texts=1)
-    assert first.calls[:19] == second.calls[:19]
-    assert all(len(call) == 1 for call in first.calls[:19])
-    timed = [call[0] for call in first.calls[5:19]]
+    assert first.calls[:18] == second.calls[:18]
+    assert all(len(call) == 1 for call in first.calls[:18])
+    timed = [call[0] for call in first.calls[4:18]]
     assert timed[:7] == timed[7:]  # each text as often as any other
     assert sorted(timed[:7]) == sorted(TEXTS)
     assert timed[:7] != TEXTS
@@ -163,9 +177,9 @@ def test_progress_is_told_once_a_second_and_not_timed(clock: Clock) -> None:
         events.append(event)
         clock.now_ns += 3_000_000
 
-    latency = measure(Predictor(clock, lambda call: 100), TEXTS, SPEC, load_s=0, merged=False, emit=emit).latency
+    latency = measure(Predictor(clock, lambda call: 100), TEXTS, SPEC, cold=None, merged=False, emit=emit).latency
     assert [event.step for event in events][:2] == [11, 21]
-    assert {(event.phase, event.steps) for event in events} == {("time", 1000)}
+    assert {(event.phase, event.steps) for event in events} == {("time", 662)}
     assert set(latency.samples_ms) == {100.0}
 
 
@@ -183,13 +197,23 @@ def test_throughput_counts_texts_and_their_own_tokens(clock: Clock) -> None:
     assert four.tokens_per_s == pytest.approx(sum(len(text.split()) for text in stream) / 0.1)
 
 
+def test_throughput_goes_through_the_texts_again_until_its_minimum(clock: Clock) -> None:
+    predictor = Predictor(clock)
+    one, four = run(predictor, throughput_min_s=0.95).throughput
+    assert (one.samples, four.samples) == (95, 98)  # nine passes of 10 texts, then 5 texts or two batches of 4
+    assert one.samples_per_s == pytest.approx(100)
+    read = [text for call in predictor.calls[-29:] for text in call]
+    assert len(read) == 98
+    assert four.tokens_per_s == pytest.approx(sum(len(text.split()) for text in read) / 0.98)
+
+
 def test_throughput_stops_when_its_time_is_up(clock: Clock) -> None:
-    predictor = Predictor(clock, lambda call: 100)
+    predictor = Predictor(clock, lambda call: 110)
     one, four = run(predictor, throughput_texts=1000).throughput
-    assert (one.samples, four.samples) == (41, 44)  # the batch that crosses the 4 s is finished and counted
-    assert one.samples_per_s == pytest.approx(10)
+    assert (one.samples, four.samples) == (37, 40)  # the batch that crosses the 4 s is finished and counted
+    assert one.samples_per_s == pytest.approx(1 / 0.11)
     assert four.seconds == pytest.approx(4.4)
-    read = [text for call in predictor.calls[-11:] for text in call]  # only texts that were read are counted
+    read = [text for call in predictor.calls[-10:] for text in call]  # only texts that were read are counted
     assert four.tokens_per_s == pytest.approx(sum(len(text.split()) for text in read) / 4.4)
 
 

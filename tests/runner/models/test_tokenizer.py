@@ -92,19 +92,12 @@ def test_broken_tokenizer(tmp_path: Path) -> None:
         assert caught.value.kind == "model"
 
 
-def test_sentencepiece_needs_its_package(tmp_path: Path) -> None:
+def test_sentencepiece_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
-    if not _missing("sentencepiece"):
-        pytest.skip("sentencepiece is installed")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)  # as where it is not installed
     (tmp_path / "config.json").write_text('{"model_type": "deberta-v2"}')
     (tmp_path / "spm.model").write_bytes(hashlib.sha256(b"").digest())
     with pytest.raises(RunnerError) as caught:
         load_tokenizer(tmp_path, "x")
     assert caught.value.kind == "environment"
     assert "pip install sentencepiece" in caught.value.hint
-
-
-def _missing(module: str) -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec(module) is None
