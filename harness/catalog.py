@@ -36,6 +36,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Rate = Annotated[float, msgspec.Meta(ge=0, le=1e6)]  # `.inf` and `.nan` have no place in a specification
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+ALL_ROWS = SplitSizes(train=None, validation=None, test=None)
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -172,7 +173,7 @@ class DatasetEntry(Entry, frozen=True, kw_only=True):
     filters: dict[str, tuple[str, ...]] = {}
     keep_columns: tuple[str, ...] = ()
     slice_columns: tuple[str, ...] = ()
-    sizes: SplitSizes = SplitSizes()
+    sizes: SplitSizes | None = SplitSizes()  # None: all rows
     balanced: bool = False
     max_length: int = 128
     seed: int = 42
@@ -205,17 +206,18 @@ class DatasetEntry(Entry, frozen=True, kw_only=True):
             resolved = {split: str((base / Path(name).expanduser()).resolve()) for split, name in files.items() if name}
         fields = (
             "name config revision splits split_column text_column label_column label_rule label_map label_separator "
-            "filters keep_columns slice_columns sizes balanced max_length seed"
+            "filters keep_columns slice_columns balanced max_length seed"
         )
         return DatasetRequest(
             source=kind,  # type: ignore[arg-type]
             location=self.hub or self.kaggle or self.embedded,
             files=resolved,
+            sizes=self.sizes or ALL_ROWS,
             **{field: getattr(self, field) for field in fields.split()},
         )
 
     def _check_numbers(self) -> None:
-        numbers = {f"sizes.{split}": rows for split, rows in msgspec.structs.asdict(self.sizes).items()}
+        numbers = {f"sizes.{split}": rows for split, rows in msgspec.structs.asdict(self.sizes or ALL_ROWS).items()}
         for what, number in (numbers | {"max_length": self.max_length}).items():
             if number is not None and number < 1:
                 raise InputError(f"dataset '{self.name}': {what} is {number}", "give a number of at least 1")
@@ -249,6 +251,7 @@ class EvaluationOverrides(Entry, frozen=True, kw_only=True):
     latency_max_s: Seconds | None = None
     throughput_batch_sizes: tuple[Positive, ...] | None = None
     throughput_texts: Positive | None = None
+    throughput_min_s: Seconds | None = None
     throughput_max_s: Seconds | None = None
     calibration_bins: Positive | None = None
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Standing:
-    """The ranking of what is finished, and what is not: failed cells, and how many have not run or were stopped."""
+    """The ranking of what is finished, and what is not: cells that failed or whose model or dataset could not be had,
+    and how many have not run or were stopped."""
 
     board: Leaderboard
     failures: tuple[Failure, ...]
@@ -29,10 +30,11 @@ def standing_of(folder: RunFolder) -> Standing:
     folder is no run, or its cells contradict each other."""
     from harness.ranking import rank_cells
 
+    run = folder.read_record()
     records: list[CellRecord] = []
-    failures: list[Failure] = []
+    failures: list[Failure] = list(run.unavailable)
     missing = 0
-    for entry in folder.read_record().cells:
+    for entry in run.cells:
         attempt = folder.finished_attempt(entry.cell)
         if attempt is not None:
             read_back = _record(entry, attempt)

@@ -29,6 +29,7 @@ from harness.entries import (
 )
 from harness.metrics import CONFUSION_METRICS, METRICS, OVERALL_METRICS, PROBABILITY_METRICS, SPEED_METRICS
 from harness.statistics import (
+    BoolArray,
     FloatArray,
     Interval,
     bootstrap_quality,
@@ -68,6 +69,7 @@ class _Group:
     entries: tuple[Entry, ...]
     columns: dict[str, _Column]
     ranks: list[int | None]
+    at_edge: BoolArray  # (M,): why the score's interval has no width
 
     @property
     def finished(self) -> float:
@@ -148,10 +150,11 @@ def _group(records: Sequence[CellRecord], replicates: int, seed: int, weights: M
         columns[name] = _seed_column(name, entries, uniforms)
     if len(speed_keys(entries)) > 1:
         weights = {name: weight for name, weight in weights.items() if name not in SPEED_METRICS}
-    columns["score"] = _score_column(columns, weights)
+    parts = _scored_columns(columns, weights)
+    columns["score"] = _score_column(parts, weights)
     scores = columns["score"].value
     ranks = [None if np.isnan(score) else rank for score, rank in zip(scores, competition_ranks(scores), strict=True)]
-    return _Group(dataset, fingerprint, entries, columns, ranks)
+    return _Group(dataset, fingerprint, entries, columns, ranks, _at_edge(parts, weights))
 
 
 def _quality_columns(entries: Sequence[Entry], uniforms: FloatArray, rng: np.random.Generator) -> dict[str, _Column]:
@@ -184,19 +187,38 @@ def _seed_column(name: str, entries: Sequence[Entry], uniforms: FloatArray) -> _
     return _Column(values, samples)
 
 
-def _score_column(columns: Mapping[str, _Column], weights: Mapping[str, float]) -> _Column:
+def _scored_columns(columns: Mapping[str, _Column], weights: Mapping[str, float]) -> dict[str, _Column]:
+    """The columns of the score. Models without predictions have none, and their speed does not stretch the columns of
+    the others."""
+    unscored = np.isnan(columns["accuracy"].value)
+    return {
+        name: _Column(
+            np.where(unscored, np.nan, columns[name].value), np.where(unscored, np.nan, columns[name].samples)
+        )
+        for name in ("accuracy", *weights)
+    }
+
+
+def _score_column(parts: Mapping[str, _Column], weights: Mapping[str, float]) -> _Column:
     """The score, normalised anew in every replicate, so that its interval covers the normalisation as well.
 
     A model that is at the same end of every column in every replicate has an interval without width: its place is
-    certain, its figures are not. Models without predictions have no score, and their speed does not stretch the
-    columns of the others.
+    certain, its figures are not (`_at_edge`).
     """
-    unscored = np.isnan(columns["accuracy"].value)
-    values = {name: np.where(unscored, np.nan, columns[name].value) for name in weights}
-    samples = {name: np.where(unscored, np.nan, columns[name].samples) for name in weights}
-    return _Column(
-        np.where(unscored, np.nan, composite(values, weights)), np.where(unscored, np.nan, composite(samples, weights))
-    )
+    unscored = np.isnan(parts["accuracy"].value)
+    value = composite({name: parts[name].value for name in weights}, weights)
+    samples = composite({name: parts[name].samples for name in weights}, weights)
+    return _Column(np.where(unscored, np.nan, value), np.where(unscored, np.nan, samples))
+
+
+def _at_edge(parts: Mapping[str, _Column], weights: Mapping[str, float]) -> BoolArray:
+    """(M,): models with a score that are at one and the same end of every column in every replicate. None is where no
+    column tells models apart."""
+    scaled = [min_max(parts[name].samples) for name in weights]
+    at_one_end = [np.isclose(each, 0).all(axis=0) | np.isclose(each, 1).all(axis=0) for each in scaled]
+    varies = any(each.any() for each in scaled)
+    edge: BoolArray = np.all(at_one_end, axis=0) & varies & ~np.isnan(parts["accuracy"].value)
+    return edge
 
 
 # --- rows -------------------------------------------------------------------------------------
@@ -233,7 +255,11 @@ def _rows(group: _Group, is_main: bool) -> list[Row]:
             seeds=entry.seeds,
             test_rows=count_test_rows(entry),
             rank=group.ranks[index],
-            flags=flags_of(entry, figures, group_flags | {"seeds_differ": entry.seeds != usual_seeds}),
+            flags=flags_of(
+                entry,
+                figures,
+                group_flags | {"seeds_differ": entry.seeds != usual_seeds, "score_at_edge": bool(group.at_edge[index])},
+            ),
             metrics=figures,
         )
         rows.append(row)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
+import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,6 +25,8 @@ from harness.state import PlannedCell, RunFinished, RunState
 from harness.store import RunFolder, fresh_name, run_folder, storage_problem
 from harness.suite import Job, Suite, as_mapping, jobs_of, resolve_cell
 from runner.contract import CellSpec, CodeVersion, Event, Failure, slug
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,10 @@ async def execute(suite: Suite, options: RunOptions, display: Display) -> RunOut
 
 
 async def _execute(suite: Suite, options: RunOptions, folder: RunFolder, display: Display) -> RunOutcome:
-    ready = await preflight(suite, options.device, display.note)
+    ready = await _stoppable(preflight(suite, options.device, display.note))
     display.note(f"device: {ready.device.value} ({ready.device.reason})")
     specs, unavailable = resolve(suite, ready, threads=max(1, usable_cores() // options.jobs))
-    folder.extend(folder.folder.name, dict(as_mapping(suite)), specs)
+    folder.extend(folder.folder.name, dict(as_mapping(suite)), specs, [failure for _, failure in unavailable])
     state = RunState()
 
     def watch(event: Event) -> None:
@@ -67,6 +72,21 @@ async def _execute(suite: Suite, options: RunOptions, folder: RunFolder, display
     except OSError as error:
         raise storage_problem(error, folder.folder) from error
     return RunOutcome(folder=folder, finished=finished, standing=ranking.standing or standing_of(folder))
+
+
+async def _stoppable(work: Coroutine[Any, Any, T]) -> T:
+    """Before the engine takes the signals over: SIGTERM and SIGHUP end the work as Ctrl-C does, cleanly."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.remove_signal_handler(number)
 
 
 @contextmanager

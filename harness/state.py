@@ -136,21 +136,31 @@ class RunState:
         return sum(cell.status in statuses for cell in self.cells.values())
 
     def eta_s(self, now: float) -> float | None:
-        """Seconds left, by the mean duration of cells done for the same model, else of all; None before the first."""
+        """Seconds left, by the mean duration of cells done for the same model and what running ones say themselves;
+        None while there is neither for some cell: another model's duration says nothing about it."""
         durations: dict[str, list[float]] = {}
         for cell in self.cells.values():
             if cell.status == "done" and cell.seconds is not None:
                 durations.setdefault(cell.plan.model, []).append(cell.seconds)
-        everything = [s for seconds in durations.values() for s in seconds]
-        if not everything:
+        unfinished = [cell for cell in self.cells.values() if cell.status in ("queued", "running", "waiting")]
+        if not (durations or unfinished):
             return None
         left: list[float] = []
-        for cell in self.cells.values():
-            if cell.status in ("queued", "running", "waiting"):
-                known = durations.get(cell.plan.model, everything)
-                spent = now - cell.started if cell.started is not None else 0.0
-                left.append(max(0.0, sum(known) / len(known) - spent))
+        for cell in unfinished:
+            own_s = _time_left(cell, durations.get(cell.plan.model), now)
+            if own_s is None:
+                return None
+            left.append(own_s)
         return max(sum(left) / self.jobs, max(left, default=0.0))  # no sooner than the longest cell
+
+
+def _time_left(cell: CellState, durations: list[float] | None, now: float) -> float | None:
+    """Seconds left of one cell, by how long others of its model took, and no less than its phase says."""
+    reported = cell.progress.eta_s if cell.progress else None
+    if not durations:
+        return reported
+    spent = now - cell.started if cell.started is not None else 0.0
+    return max(sum(durations) / len(durations) - spent, reported or 0.0)
 
 
 def _apply_to_cell(cell: CellState, event: Event) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 Weights = npt.NDArray[np.float32]
 
 _BLOCK_ELEMENTS = 4_000_000  # of one temporary array; about ten of them live at once, which stays below 300 MB

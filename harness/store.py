@@ -61,7 +61,8 @@ class CellEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`run.json`. `suites`: every suite that was run into this folder, oldest first."""
+    """`run.json`. `suites`: every suite run into this folder, oldest first. `unavailable`: cells whose model or
+    dataset could not be had when last asked for; their names lack the hash, as there are no settings to take it of."""
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -69,6 +70,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     version: str
     suites: tuple[dict[str, Any], ...] = ()
     cells: tuple[CellEntry, ...] = ()
+    unavailable: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,15 +171,18 @@ class RunFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(self.record_path, encode(record))
 
-    def extend(self, name: str, suite: dict[str, Any], specs: Iterable[CellSpec]) -> RunRecord:
-        """Create the run, or add cells to it; a cell whose settings changed takes its predecessor's place. Raises
-        InputError where the run already holds another version of a dataset."""
+    def extend(
+        self, name: str, suite: dict[str, Any], specs: Iterable[CellSpec], unavailable: Iterable[Failure] = ()
+    ) -> RunRecord:
+        """Create the run, or add cells to it; a cell whose settings changed takes its predecessor's place, and one that
+        can be had now is unavailable no more. Raises InputError where the run holds another version of a dataset."""
         record = RunRecord(name=name, created=time.time(), version=__version__)
         if self.record_path.exists():
             record = self.read_record()
         cells = {entry.key: entry for entry in record.cells}
         fingerprints = {entry.dataset: entry.fingerprint for entry in record.cells}
-        for entry in map(entry_of, specs):
+        planned = [entry_of(spec) for spec in specs]
+        for entry in planned:
             if fingerprints.setdefault(entry.dataset, entry.fingerprint) != entry.fingerprint:
                 raise InputError(
                     f"run '{name}' holds results on another version of '{entry.dataset}' (other rows or split sizes)",
@@ -185,7 +190,14 @@ class RunFolder:
                 )
             cells[entry.key] = entry
         suites = record.suites if suite in record.suites else (*record.suites, suite)
-        record = msgspec.structs.replace(record, suites=suites, cells=tuple(cells.values()))
+        still = (old for old in record.unavailable if not any(e.cell.startswith(f"{old.cell}--") for e in planned))
+        missing = {failure.cell: failure for failure in (*still, *unavailable)}
+        record = msgspec.structs.replace(
+            record,
+            suites=suites,
+            cells=tuple(cells.values()),
+            unavailable=tuple(missing.values()),
+        )
         self.write_record(record)
         return record
 

@@ -14,6 +14,15 @@ from msgspec import inspect
 from harness.errors import InputError, did_you_mean
 
 T = TypeVar("T")
+WORDS = {  # of msgspec's messages, as a writer of YAML would say
+    "array": "a list, such as [a, b]",
+    "object": "a mapping (key: value)",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nothing",
+}
 MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
@@ -66,8 +75,32 @@ def convert(data: Any, kind: type[T], where: str) -> T:
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at ")
         place = path.replace("`", "").replace("$.", "").removeprefix("$")  # `$.models[0].alias`, `key` in `$.label_map`
-        hint = 'put the key in quotes: "…"' if place.startswith("key in ") else "correct that value"
-        raise InputError(f"{where}: {place + ': ' if place else ''}{message}", hint) from None
+        if place.startswith("key in "):
+            hint = f'put that {place} of {where} in quotes: "…"'
+        else:
+            hint = f"correct {place} in {where}" if place else f"correct {where}"
+        raise InputError(f"{where}: {place + ': ' if place else ''}{in_plain_words(message)}", hint) from None
+
+
+def in_plain_words(message: str) -> str:
+    """``Expected `array | null`, got `str` `` -> `expected a list, such as [a, b], or nothing; got text`."""
+    if message.startswith("Object missing required field "):
+        return f"the key {message.rpartition(' ')[2]} is missing"
+    expected, comma, got = message.partition(", got ")
+    if not expected.startswith("Expected `"):
+        return message
+    wanted, given = _with_words(expected.removeprefix("Expected ")), _with_words(got)
+    return f"expected {wanted}" + (f"; got {given.partition(',')[0]}" if comma else "")
+
+
+def _with_words(text: str) -> str:
+    """Every `a | b` between backticks in words; a type that has none stays as it is."""
+
+    def words(kinds: re.Match[str]) -> str:
+        known = [WORDS.get(kind, kind) for kind in kinds[1].split(" | ")]
+        return (", or " if "," in "".join(known) else " or ").join(known)
+
+    return re.sub("`([^`]*)`", words, text)
 
 
 def refuse_unknown_keys(data: Any, info: inspect.Type, where: str, path: str) -> None:

@@ -103,4 +103,5 @@ def plain(entry: DatasetEntry) -> dict[str, Any]:
     """The entry as plain data; sizes always stand there."""
     import msgspec
 
-    return given_settings(msgspec.to_builtins(entry))
+    settings = msgspec.to_builtins(entry)
+    return given_settings(settings) | {"sizes": settings["sizes"]}  # null is a setting there: all rows

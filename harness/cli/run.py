@@ -42,7 +42,12 @@ Running again into the same --run finishes what is missing. Exit codes: 0 all fi
 @click.option("--smoke", is_flag=True, help="50/20/20 rows, 1 epoch; also MOODBENCH_TEST_MODE=1.")
 @click.option("--run", "name", help="Folder under the results; running again finishes what is missing.")
 @results_option
-@click.option("--json", "json_lines", is_flag=True, help="Events as JSON lines on stdout, nothing else there.")
+@click.option(
+    "--json",
+    "json_lines",
+    is_flag=True,
+    help="Events as JSON lines on stdout, nothing else there; the last is run_finished, unless an option is wrong.",
+)
 def run(
     suite: str | None,
     models: list[str] | None,
@@ -64,15 +69,15 @@ def run(
     from harness.runs import RunOptions, execute
     from harness.suite import Selection, build_suite
 
-    selection = Selection(
-        models=models or (),
-        datasets=datasets or (),
-        data=own_data(data, text_column, label_column),
-        methods=methods or (),
-        seeds=seeds or (),
-        smoke=smoke,
-    )
     with closing_display(choose_display(json_lines)) as display:
+        selection = Selection(
+            models=models or (),
+            datasets=datasets or (),
+            data=own_data(data, text_column, label_column),
+            methods=methods or (),
+            seeds=seeds or (),
+            smoke=smoke,
+        )
         wanted = build_suite(suite, selection)
         outcome = asyncio.run(execute(wanted, RunOptions(results, name, device, jobs), display))
     if not json_lines:

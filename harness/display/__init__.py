@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from harness.errors import MoodBenchError
+from harness.errors import ExitCode, MoodBenchError
 from harness.state import RunState
 from runner.contract import Event
 
@@ -23,7 +24,7 @@ class Display(Protocol):
         ...
 
     def close(self, exit_code: int | None = None) -> None:
-        """Nothing more comes. `exit_code`: of an error that ended the run, None where there was none."""
+        """Nothing more comes. `exit_code`: of an error or Ctrl-C that ended the run, None where there was neither."""
         ...
 
 
@@ -35,6 +36,14 @@ def closing_display(display: Display) -> Iterator[Display]:
         yield display
     except MoodBenchError as error:
         exit_code = int(error.exit_code)
+        raise
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        exit_code = int(ExitCode.INTERRUPTED)
+        raise
+    except BrokenPipeError:  # nobody is left to be told
+        raise
+    except Exception:  # a fault of ours: Python ends with 1
+        exit_code = 1
         raise
     finally:
         display.close(exit_code)

@@ -7,7 +7,8 @@ from typing import TextIO
 
 import msgspec
 
-from harness.state import Notice, RunFinished, RunState
+from harness.errors import ExitCode
+from harness.state import Notice, RunFinished, RunOutcome, RunState
 from runner.contract import Event
 
 
@@ -25,7 +26,8 @@ class JsonLines:
 
     def close(self, exit_code: int | None = None) -> None:
         if exit_code is not None and not self._finished:
-            self._write(RunFinished(outcome="broken", exit_code=exit_code, t=time.time()))
+            outcome: RunOutcome = "interrupted" if exit_code == ExitCode.INTERRUPTED else "broken"
+            self._write(RunFinished(outcome=outcome, exit_code=exit_code, t=time.time()))
 
     def _write(self, event: Event) -> None:
         self._stream.write(msgspec.json.encode(event).decode() + "\n")

@@ -71,7 +71,10 @@ def as_json(board: Leaderboard) -> str:
 
 
 def as_csv(board: Leaderboard) -> str:
-    """One line a row; three columns a metric (`f1`, `f1_low`, `f1_high`), empty for null; lists joined by blanks."""
+    """One line a row; three columns a metric (`f1`, `f1_low`, `f1_high`), empty for null; lists joined by blanks.
+
+    Names that a spreadsheet would run as a formula get a quote in front; the other formats have them as they are.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     figures = [column for name in METRICS for column in (name, f"{name}_low", f"{name}_high")]
@@ -79,8 +82,8 @@ def as_csv(board: Leaderboard) -> str:
     writer.writerow([*head, *figures])
     for row in board.rows:
         writer.writerow(
-            [row.dataset, row.fingerprint, row.rank, row.model, row.method, row.device]
-            + [" ".join(map(str, row.seeds)), row.test_rows, " ".join(row.flags)]
+            [_no_formula(row.dataset), row.fingerprint, row.rank, _no_formula(row.model), _no_formula(row.method)]
+            + [row.device, " ".join(map(str, row.seeds)), row.test_rows, " ".join(row.flags)]
             + [x for name in METRICS for x in _triple(row.metrics.get(name))]
         )
     return out.getvalue()
@@ -91,7 +94,7 @@ def as_markdown(board: Leaderboard) -> str:
     lines: list[str] = []
     for rows, title in _sections(board):
         cells = [
-            [_rank(row.rank), _escape(row.model), row.method, row.device, _seeds(row.seeds)]
+            [_rank(row.rank), _escape(row.model), _method(row.method), row.device, _seeds(row.seeds)]
             + [_figure(name, row) for name in _HEADINGS]
             + [", ".join(row.flags)]
             for row in rows
@@ -103,7 +106,7 @@ def as_markdown(board: Leaderboard) -> str:
             [
                 _rank(row.rank),
                 _escape(row.model),
-                row.method,
+                _method(row.method),
                 row.device,
                 *(_figure(name, row) for name in _WITH_INTERVAL),
             ]
@@ -126,7 +129,7 @@ def _board_columns(rows: Sequence[Row], notes: dict[str, str], width: int) -> li
     columns = [
         _Column("#", 0, ([_rank(row.rank) for row in rows],), "right"),
         _name_column([row.model for row in rows], width),
-        _Column("Method", 0 if several_methods else 8, ([row.method for row in rows],)),
+        _Column("Method", 0 if several_methods else 8, ([_method(row.method) for row in rows],)),
         _Column("Device", 0 if several_devices else 10, ([row.device for row in rows],)),
         _interval_column("score", 2, rows),
         _interval_column("accuracy", 1, rows),
@@ -137,7 +140,7 @@ def _board_columns(rows: Sequence[Row], notes: dict[str, str], width: int) -> li
         _Column("Seeds", 9, ([_seeds(row.seeds) for row in rows], [str(len(row.seeds)) for row in rows]), max_width=24),
         _Column("Notes", 3, (["".join(notes[flag] for flag in row.flags) for row in rows],)),
     ]
-    shared = {"Method": {row.method for row in rows}, "Device": {row.device for row in rows}}
+    shared = {"Method": {_method(row.method) for row in rows}, "Device": {row.device for row in rows}}
     shared["Seeds"] = {_seeds(row.seeds) for row in rows}
     in_title = {heading for heading, values in shared.items() if len(values) == 1}
     return [column for column in columns if column.heading not in in_title and any(map(any, column.forms))]
@@ -148,7 +151,7 @@ def _overall_columns(rows: Sequence[OverallRow], width: int) -> list[_Column]:
     return [
         _Column("#", 0, ([_rank(row.rank) for row in rows],), "right"),
         _name_column([row.model for row in rows], width),
-        _Column("Method", 0 if len(rows) > len(models) else 4, ([row.method for row in rows],)),
+        _Column("Method", 0 if len(rows) > len(models) else 4, ([_method(row.method) for row in rows],)),
         _Column("Device", 0 if len(rows) > len(models) else 5, ([row.device for row in rows],)),
         *(_interval_column(name, 1 + place, rows) for place, name in enumerate(_WITH_INTERVAL)),
     ]
@@ -206,7 +209,7 @@ def _shared(rows: Sequence[Row]) -> list[str]:
     parts = []
     if largest := max(row.test_rows for row in rows):
         parts.append(f"{largest:,} test rows")
-    if len({row.method for row in rows}) == 1:
+    if len({row.method for row in rows}) == 1 and rows[0].method != "none":
         parts.append(rows[0].method)
     if len({row.device for row in rows}) == 1:
         parts.append(rows[0].device)
@@ -225,6 +228,11 @@ def _rank(rank: int | None) -> str:
     return MISSING if rank is None else str(rank)
 
 
+def _method(method: str) -> str:
+    """A baseline has no method."""
+    return MISSING if method == "none" else method
+
+
 def _seeds(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
@@ -241,6 +249,11 @@ def _figure(name: str, row: Row | OverallRow) -> str:
 
 def _triple(figure: Figure | None) -> tuple[float | None, float | None, float | None]:
     return (figure.value, figure.low, figure.high) if figure else (None, None, None)
+
+
+def _no_formula(name: str) -> str:
+    """A name as a spreadsheet takes for text (OWASP, "CSV Injection")."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 
 def _clean(text: str) -> str:

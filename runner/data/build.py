@@ -33,6 +33,7 @@ REASONS = {
     "in_validation": "whose text is in validation",
     "duplicate": "that repeat an earlier one",
     "conflicting_label": "whose text occurs with different labels",
+    "other_split": "of none of the splits used",
 }
 
 
@@ -114,8 +115,16 @@ class _Log:
         counts = {reason: rows for reason, rows in counts.items() if rows}
         self.dropped.update(counts)
         if counts:
-            listed = ", ".join(f"{rows:,} {REASONS[reason]}" for reason, rows in counts.items())
-            self.notes.append(f"{split}: rows dropped: {sum(counts.values()):,} ({listed}).")
+            self.notes.append(f"{split}: {_dropped_words(counts)}.")
+
+    def why_few(self) -> str:
+        """What to append to a sentence that says that rows are missing."""
+        return f"; {_dropped_words(self.dropped)}" if self.dropped else ""
+
+
+def _dropped_words(counts: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{rows:,} {REASONS[reason]}" for reason, rows in counts.items())
+    return f"rows dropped: {sum(counts.values()):,} ({listed})"
 
 
 def build(request: DatasetRequest) -> Built:
@@ -131,7 +140,7 @@ def build(request: DatasetRequest) -> Built:
     log.notes += [f"The labels {a!r} and {b!r} differ in case only." for a, b in look_alikes(names)]
     blocks = {split: _block(each, names) for split, each in cleaned.items()}
     blocks = _separate(blocks, log)
-    _check_classes(blocks, names, request)
+    _check_classes(blocks, names, request, log)
     final = _sample(blocks, request, log)
     for split, block in final.items():
         counts = ", ".join(f"{name} {rows:,}" for name, rows in _counts(block.labels, names).items())
@@ -211,13 +220,14 @@ def _separate(blocks: dict[Split, Block], log: _Log) -> dict[Split, Block]:
         if not len(block):
             raise RunnerError(
                 "data",
-                f"no {split} rows are left once texts shared with another split and contradictory repeats are removed",
+                f"no {split} rows are left once texts shared with another split and contradictory repeats are removed"
+                f"{log.why_few()}",
                 "give splits that do not share their texts",
             )
     return result
 
 
-def _check_classes(blocks: dict[Split, Block], names: tuple[str, ...], request: DatasetRequest) -> None:
+def _check_classes(blocks: dict[Split, Block], names: tuple[str, ...], request: DatasetRequest, log: _Log) -> None:
     """Every class has a training row, and one for each split that is cut from the pool."""
     counts = _counts(blocks["train"].labels, names)
     for split in ("test", "validation"):
@@ -225,7 +235,7 @@ def _check_classes(blocks: dict[Split, Block], names: tuple[str, ...], request: 
             if rows and not counts[name]:
                 raise RunnerError(
                     "data",
-                    f"the class {name!r} occurs in {split} ({rows:,} rows) but never in train",
+                    f"the class {name!r} occurs in {split} ({rows:,} rows) but never in train{log.why_few()}",
                     "add training rows of it, or drop or merge it with a label_map or filters",
                 )
     needed = len(SPLITS) - len(blocks) + 1
@@ -233,7 +243,8 @@ def _check_classes(blocks: dict[Split, Block], names: tuple[str, ...], request: 
     if few and needed == 1:
         raise RunnerError(
             "data",
-            f"no training rows of the class {next(iter(few))!r} are left once repeated and shared texts are removed",
+            f"no training rows of the class {next(iter(few))!r} are left once repeated and shared texts are removed"
+            f"{log.why_few()}",
             "add training rows of it, or drop or merge it with a label_map or filters",
         )
     if few:
@@ -242,7 +253,7 @@ def _check_classes(blocks: dict[Split, Block], names: tuple[str, ...], request: 
         raise RunnerError(
             "data",
             f"too few rows to split dataset {request.name!r}: each class needs {needed} different texts because {cut} "
-            f"{'are' if ' and ' in cut else 'is'} cut from train; short of it: {listed}",
+            f"{'are' if ' and ' in cut else 'is'} cut from train; short of it: {listed}{log.why_few()}",
             "add rows of it, or merge or drop it with a label_map or filters",
         )
 

@@ -14,7 +14,7 @@ from runner.errors import RunnerError
 def read_hub(request: DatasetRequest) -> Source:
     """Tables of a hub dataset. Raises RunnerError (`environment`, `disk_full`, `data`, `configuration`)."""
     if not request.location:
-        raise RunnerError("configuration", f"dataset {request.name!r} has no hub id", "give its location: owner/name")
+        raise RunnerError("configuration", f"dataset {request.name!r} has no hub id", "name it with hub: OWNER/NAME")
     loaded = _load(request)
     chosen = choose_splits(request, list(loaded), f"{request.location} on the hub")
     tables: dict[Split, SourceTable] = {
@@ -51,7 +51,9 @@ def _load(request: DatasetRequest) -> Any:
         raise _unreachable(request, what, error) from error
     except DatasetsError as error:
         raise RunnerError(
-            "data", f"{what} cannot be built: {_first_line(error)}", "give another revision, or the files themselves"
+            "data",
+            f"{what} cannot be built: {_first_line(error)}",
+            "give another revision, or the files themselves: train: FILE and test: FILE in place of hub",
         ) from error
     except (ValueError, RuntimeError) as error:  # an unknown configuration; a dataset that is a script
         raise RunnerError(
@@ -72,7 +74,7 @@ def _unreachable(request: DatasetRequest, what: str, error: Exception) -> Runner
         "environment",
         f"{what} is not in the local cache and the hub cannot be reached",
         f"connect to the internet and run `moodbench datasets preview {request.name}` once; then it works offline, "
-        "or give the files: files: {train: ..., test: ...}",
+        "or give the files in place of hub: train: FILE and test: FILE, or one file: FILE that is yet to be split",
     )
 
 

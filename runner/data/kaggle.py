@@ -26,7 +26,7 @@ def files_of_kaggle(request: DatasetRequest) -> dict[str, str]:
         raise RunnerError(
             "configuration",
             f"{request.location} on Kaggle has {len(readable)} readable files: {names}",
-            "say which to use: files: {all: NAME}",
+            "say which to use beside kaggle: file: NAME, or train: NAME and test: NAME",
         )
     for name in request.files.values():
         if not (folder / name).is_file():
@@ -38,7 +38,7 @@ def _download(request: DatasetRequest) -> str:
     """The folder of the dataset in kagglehub's cache; offline the newest version there."""
     if not request.location:
         raise RunnerError(
-            "configuration", f"dataset {request.name!r} has no Kaggle handle", "give its location: owner/name"
+            "configuration", f"dataset {request.name!r} has no Kaggle handle", "name it with kaggle: OWNER/NAME"
         )
     try:
         import kagglehub  # type: ignore[import-untyped]
@@ -96,8 +96,8 @@ def _no_credentials(what: str) -> RunnerError:
     return RunnerError(
         "environment",
         f"{what} needs Kaggle credentials and there are none",
-        "create a token at kaggle.com/settings and save it as ~/.kaggle/kaggle.json, or give the files: "
-        "files: {all: ...}",
+        "create a token at kaggle.com/settings and save it as ~/.kaggle/kaggle.json, or download the "
+        "dataset by hand and give file: PATH in place of kaggle",
     )
 
 
@@ -107,7 +107,7 @@ def _refused(what: str, error: Any) -> RunnerError:
         return _no_credentials(what)
     if status == 404:
         return RunnerError("data", f"{what} does not exist", "check the handle: owner/name")
-    return RunnerError("environment", f"Kaggle refused {what} (HTTP {status})", "try again later, or give the files")
+    return RunnerError("environment", f"Kaggle refused {what} (HTTP {status})", "try again later, or give file: PATH")
 
 
 def _unreachable(request: DatasetRequest, what: str, error: Exception) -> RunnerError:
@@ -127,5 +127,5 @@ def _unreachable(request: DatasetRequest, what: str, error: Exception) -> Runner
         "environment",
         f"{what} is not in the local cache and Kaggle cannot be reached",
         f"connect to the internet and run `moodbench datasets preview {request.name}` once; then it works offline, "
-        "or download it by hand and give the files: files: {all: ...}",
+        "or download it by hand and give file: PATH in place of kaggle",
     )

@@ -110,7 +110,7 @@ def _check_files(request: DatasetRequest) -> None:
         raise RunnerError(
             "configuration",
             f"dataset {request.name!r} names no file with training rows",
-            "give a file for train, or one for all",
+            "give train: FILE, or file: FILE for one that is yet to be split",
         )
 
 
@@ -163,7 +163,7 @@ def _partition(source: Source, request: DatasetRequest) -> Source:
         raise RunnerError(
             "configuration",
             f"dataset {request.name!r} has a split_column and separate splits as well",
-            "give one file (all) with split_column, or separate files without it",
+            "give one file (file: PATH) with split_column, or train, validation and test without it",
         )
     table = source.tables["train"]
     if column not in table.columns:

@@ -132,7 +132,7 @@ def test_a_configuration_folder_that_is_absent(monkeypatch: pytest.MonkeyPatch, 
         ("[{alias: A}]", "model 'A' needs exactly one source, found none"),
         ("[{alias: A, path: x, baseline: majority}]", "found path, baseline"),
         ("[{alias: A, baseline: majorty}]", "models[0].baseline: Invalid enum value 'majorty'"),
-        ("[{name: a/b}]", "missing required field `alias`"),
+        ("[{name: a/b}]", "models[0]: the key `alias` is missing"),
         ("[{alias: A, name: a/b, lora: {alpha: 0}}]", "lora needs rank"),
         ("[{alias: A, name: a/b, lora: {dropout: 1.0}}]", "lora needs rank"),
         ("[{alias: A, name: a/b, recommended_batch_size: {cpu: 0}}]", "models[0].recommended_batch_size.cpu"),
@@ -183,6 +183,14 @@ def test_paths_of_a_dataset(tmp_path: Path) -> None:
     assert request.files == {"train": str(tmp_path / "a" / "train.csv"), "test": "/b/test.csv"}
     kaggle = DatasetEntry(name="d", kaggle="who/what", file="Reviews.csv").request(tmp_path)
     assert (kaggle.source, kaggle.location, kaggle.files) == ("kaggle", "who/what", {"all": "Reviews.csv"})
+
+
+def test_sizes_null_takes_all_rows(tmp_path: Path) -> None:
+    path = tmp_path / "datasets.yaml"
+    path.write_text("datasets: [{name: all, file: x.csv, sizes: null}, {name: some, file: x.csv, sizes: {test: null}}]")
+    sizes = {name: entry.request(tmp_path).sizes for name, entry in read_datasets(path).items()}
+    assert sizes["all"] == SplitSizes(train=None, validation=None, test=None)
+    assert sizes["some"] == SplitSizes(test=None)
 
 
 def test_traps_of_the_shipped_datasets() -> None:

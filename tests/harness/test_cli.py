@@ -168,6 +168,12 @@ def test_preview_of_a_file_shows_the_guess_classes_and_rows(capsys: Capture, tmp
     assert "\x1b" not in out
 
 
+def test_a_dataset_of_all_rows_is_shown_as_such(capsys: Capture, own_config: Path) -> None:
+    (own_config / "datasets.yaml").write_text("datasets: [{name: mine, file: x.csv, sizes: null}]")
+    assert main(["datasets", "show", "mine"]) == 0
+    assert "sizes: null" in capsys.readouterr().out
+
+
 # --- schema, leaderboard ----------------------------------------------------------------------
 
 
@@ -231,8 +237,13 @@ def test_a_reader_that_has_seen_enough(tmp_path: Path, arguments: list[str], cod
     assert process.wait() == code
 
 
-def test_json_lines_end_with_run_finished_where_no_run_began(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "demo", "--models", "MiniLM-L7", "--json"]) == 2
+@pytest.mark.parametrize(
+    "arguments", [["demo", "--models", "MiniLM-L7"], ["--data", "absent.csv"], ["demo", "--text-column", "x"]]
+)
+def test_json_lines_end_with_run_finished_where_no_run_began(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert main(["run", *arguments, "--json"]) == 2
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (last["event"], last["outcome"], last["exit_code"]) == ("run_finished", "broken", 2)
 

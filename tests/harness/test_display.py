@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 
@@ -12,6 +13,7 @@ from harness.display.jsonl import JsonLines
 from harness.display.live import LiveBars
 from harness.display.plain import PlainLines
 from harness.display.words import clean, duration, end_words
+from harness.errors import InputError, SetupError
 from harness.state import CellFailed, CellStarted, RunFinished, RunStarted, RunState
 from runner.contract import Event, Progress, Warned
 from tests.harness.builders import planned, recorded_run
@@ -73,6 +75,28 @@ def test_json_lines_are_json_and_end_with_run_finished() -> None:
     assert len(lines) == len(recorded_run()) + 1
     assert (lines[-1]["event"], lines[-1]["exit_code"]) == ("run_finished", 1)
     assert all(line["t"] > 0 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "exit_code"),
+    [
+        (KeyboardInterrupt(), "interrupted", 130),
+        (asyncio.CancelledError(), "interrupted", 130),
+        (InputError("cause", "remedy"), "broken", 2),
+        (SetupError("cause", "remedy"), "broken", 3),
+        (ZeroDivisionError(), "broken", 1),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_json_lines_end_with_run_finished_however_a_run_ends(
+    error: BaseException, outcome: str, exit_code: int
+) -> None:
+    stream = io.StringIO()
+    with pytest.raises(type(error)), displays.closing_display(JsonLines(stream)) as display:
+        display.note("preparing")
+        raise error
+    last = json.loads(stream.getvalue().splitlines()[-1])
+    assert (last["event"], last["outcome"], last["exit_code"]) == ("run_finished", outcome, exit_code)
 
 
 def hostile_run() -> list[Event]:

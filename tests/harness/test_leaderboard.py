@@ -58,6 +58,14 @@ def test_failed_and_missing_cells_are_told_apart(run: RunFolder) -> None:
     assert failure_lines(standing.failures) == [f"{failed.cell} (model): no�[2J weights; fetch them"]
 
 
+def test_cells_that_could_not_be_had_are_failures(run: RunFolder) -> None:
+    failure = Failure(cell="bert-tiny--reviews--lora--s1", kind="environment", message="no weights", hint="fetch them")
+    run.extend("run", {}, SPECS, [failure])
+    standing = standing_of(run)
+    assert (standing.failures, standing.missing) == ((failure,), 0)
+    assert len(standing.board.rows) == 2
+
+
 def damage_result(attempt: Path) -> None:
     (attempt / "result.json").write_text("{")
 

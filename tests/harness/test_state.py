@@ -80,17 +80,26 @@ def done(cell: str, seconds: float, *, reused: bool = False) -> Event:
     return CellFinished(cell=cell, summary=summary(), seconds=seconds, reused=reused)
 
 
+def training(cell: str, eta_s: float | None) -> list[Event]:
+    progress = Progress(t=100.0, cell=cell, phase="train", step=1, steps=9, eta_s=eta_s)
+    return [CellStarted(t=100.0, cell=cell, attempt=1), progress]
+
+
 @pytest.mark.parametrize(
     ("jobs", "events", "left"),
     [
         (1, [], None),
         (1, [done("a", 10.0, reused=True)], None),  # it says nothing about this machine now
-        (1, [done("a", 10.0)], 30.0),
+        (1, [done("a", 10.0)], None),  # it says nothing about the other model
+        (1, [done("a", 10.0), CellStarted(t=90.0, cell="c", attempt=1)], None),
         (1, [done("a", 10.0), done("c", 40.0)], 50.0),  # by the model's own duration
         (2, [done("a", 10.0), done("c", 40.0)], 40.0),  # no sooner than the longest cell
-        (2, [done("a", 10.0)], 15.0),
-        (1, [done("a", 10.0), CellStarted(t=96.0, cell="b", attempt=1)], 26.0),
-        (1, [done("a", 10.0), CellStarted(t=0.0, cell="b", attempt=1)], 20.0),  # late: never negative
+        (1, [done("a", 10.0), done("c", 40.0), CellStarted(t=96.0, cell="b", attempt=1)], 46.0),
+        (1, [done("a", 10.0), done("c", 40.0), CellStarted(t=0.0, cell="b", attempt=1)], 40.0),  # late: never negative
+        (1, [done("a", 10.0), done("b", 10.0), done("d", 1.0), *training("c", 90.0)], 90.0),  # it says so itself
+        (2, [done("a", 10.0), done("b", 10.0), *training("c", 80.0), *training("d", 90.0)], 90.0),
+        (1, [done("a", 10.0), done("b", 10.0), *training("c", 80.0)], None),  # the queued one says nothing
+        (1, [*training("a", None), done("b", 10.0), done("c", 1.0), done("d", 1.0)], 10.0),
         (1, [done("a", 1.0), done("b", 1.0), done("c", 1.0), done("d", 1.0)], 0.0),
     ],
 )

@@ -77,6 +77,31 @@ def test_a_cell_with_other_settings_takes_its_predecessors_place(run: RunFolder)
     assert after.cell != before.cell
 
 
+def unavailable(cell: str, message: str = "no weights") -> Failure:
+    return Failure(cell=cell, kind="environment", message=message, hint="fetch them")
+
+
+def test_what_could_not_be_had_is_kept_until_it_can(run: RunFolder) -> None:
+    tiny, other = unavailable("bert-tiny--reviews--lora--s1"), unavailable("bert-tiny--reviews--lora--s10")
+    run.extend("run", {}, [cell()], [tiny, other])
+    assert run.read_record().unavailable == (tiny, other)
+    later = unavailable(tiny.cell, "still none")
+    run.extend("run", {}, [cell(seed=2)], [later])
+    assert run.read_record().unavailable == (later, other)
+    had = cell("BERT-tiny", method="lora")
+    assert had.cell.startswith(f"{tiny.cell}--")
+    assert run.extend("run", {}, [had]).unavailable == (other,)
+    assert run.read_record().unavailable == (other,)
+
+
+def test_a_record_from_before_unavailable_cells_were_kept(run: RunFolder) -> None:
+    names(run, cell())
+    old = msgspec.json.decode(run.record_path.read_bytes())
+    del old["unavailable"]
+    run.record_path.write_bytes(msgspec.json.encode(old))
+    assert run.read_record().unavailable == ()
+
+
 def test_another_version_of_a_dataset_is_refused_and_nothing_changes(run: RunFolder) -> None:
     names(run, cell())
     record = run.read_record()

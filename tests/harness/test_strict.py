@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from harness.errors import InputError
-from harness.strict import convert, load_yaml
+from harness.strict import convert, in_plain_words, load_yaml
 
 
 class Inner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,12 +57,12 @@ def test_merge_keys_fill_in_what_is_not_given(tmp_path: Path) -> None:
         ("lora: {rnak: 3}", ["unknown key 'lora.rnak'", "did you mean 'rank'"]),
         ("models: [a, {rankk: 3}]", ["unknown key 'models[1].rankk'", "'rank'"]),
         ("methods: {full: {rte: 3}}", ["unknown key 'methods.full.rte'", "'rate'"]),
-        ("lora: {rank: many}", ["lora.rank: Expected `int`, got `str`"]),
-        ("lora: {rank: 3.5}", ["lora.rank"]),
-        ("models: {}", ["models: Expected `array`"]),
-        ("lora: {names: {0: bad}}", ["key in lora.names: Expected `str`, got `int`"]),
-        ("", ["Expected `object`, got `null`"]),
-        ("- a", ["Expected `object`, got `array`"]),
+        ("lora: {rank: many}", ["lora.rank: expected a whole number; got text"]),
+        ("lora: {rank: 3.5}", ["lora.rank: expected a whole number; got a number"]),
+        ("models: {}", ["models: expected a list, such as [a, b]; got a mapping"]),
+        ("lora: {names: {0: bad}}", ["key in lora.names: expected text; got a whole number"]),
+        ("", ["expected a mapping (key: value); got nothing"]),
+        ("- a", ["expected a mapping (key: value); got a list"]),
     ],
 )
 def test_wrong_content_names_file_and_place(tmp_path: Path, text: str, parts: list[str]) -> None:
@@ -72,6 +72,37 @@ def test_wrong_content_names_file_and_place(tmp_path: Path, text: str, parts: li
     for part in parts:
         assert part in caught.value.message
     assert caught.value.hint
+    assert "`" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("models: a", "correct models in file.yaml"),
+        ("lora: {rate: fast}", "correct lora.rate in file.yaml"),
+        ("- a", "correct file.yaml"),
+        ("lora: {names: {0: bad}}", 'put that key in lora.names of file.yaml in quotes: "…"'),
+    ],
+)
+def test_the_remedy_names_file_and_key(tmp_path: Path, text: str, hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, text)
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("Expected `bool | null`, got `int`", "expected true or false or nothing; got a whole number"),
+        ("Expected `array | null`, got `str`", "expected a list, such as [a, b], or nothing; got text"),
+        ("Expected `int` >= 1", "expected a whole number >= 1"),
+        ("Expected `float` <= 1.0", "expected a number <= 1.0"),
+        ("Object missing required field `alias`", "the key `alias` is missing"),
+        ("Invalid enum value 'x'", "Invalid enum value 'x'"),
+    ],
+)
+def test_plain_words(message: str, words: str) -> None:
+    assert in_plain_words(message) == words
 
 
 def test_an_unknown_key_comes_with_the_known_ones(tmp_path: Path) -> None:

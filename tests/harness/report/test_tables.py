@@ -155,3 +155,31 @@ def test_markdown_escapes_names() -> None:
 def test_rows_stand_in_the_order_of_the_board() -> None:
     text = draw(board(row("first"), row("second", rank=2), row("third", rank=2)), 80)
     assert text.index("first") < text.index("second") < text.index("third")
+
+
+def test_the_method_of_a_baseline_is_a_dash() -> None:
+    mixed = board(row("net"), row("base", rank=2, method="none"))
+    wide, markdown = draw(mixed, 160), as_markdown(mixed)
+    assert "none" not in wide and "none" not in markdown
+    [line] = [line for line in wide.splitlines() if "base" in line]
+    assert line.split()[2] == "–"
+    assert "| base | – | cpu |" in markdown
+
+
+def test_a_board_of_baselines_names_no_method() -> None:
+    baselines = board(row("a", method="none"), row("b", rank=2, method="none"))
+    overall = OverallRow(model="a", method="none", device="cpu", rank=1, metrics=figures(0.5))
+    baselines = board(*baselines.rows, overall=(overall,))
+    for text in (draw(baselines, 160), as_markdown(baselines)):
+        assert "sst2 · 5,000 test rows · cpu · seeds 42, 43, 44" in text
+        assert "none" not in text
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
+def test_names_in_csv_are_no_formulas(start: str) -> None:
+    name = f"{start}cmd|' /C calc'!A0"
+    [line] = csv.DictReader(io.StringIO(as_csv(board(row(name, dataset=name, method=name)))))
+    assert (line["model"], line["dataset"], line["method"]) == (f"'{name}",) * 3
+    assert line["device"] == "cpu"
+    negative = board(row("a", metrics={"score": Figure(value=-0.2, low=-0.3, high=-0.1)}))
+    assert next(csv.DictReader(io.StringIO(as_csv(negative))))["score"] == "-0.2"

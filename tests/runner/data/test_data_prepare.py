@@ -312,6 +312,30 @@ def test_a_class_with_too_few_rows(make, refusal, reviews):
     assert "needs 2 different texts because validation is cut" in error.message
 
 
+def test_a_class_that_contradictions_removed_says_so(make, refusal, reviews):
+    contradicting = "".join(f"review good number {n} of many,rare\nmy text {n},rare\n" for n in range(4))
+    contradicting += "".join(f"my text {n},good\n" for n in range(4)) + "no label at all,\n"
+    error = refusal({"all": make("a.csv", reviews({"good": 30, "bad": 30}) + contradicting)})
+    assert "short of it: 'rare' (0); rows dropped: 17" in error.message
+    assert "1 without a label" in error.message
+    assert "16 whose text occurs with different labels" in error.message
+    files = {
+        "train": make("train.csv", reviews({"good": 30, "bad": 30}) + contradicting),
+        "test": make("test.csv", reviews({"good": 3, "bad": 3}, start="test")),
+        "validation": make("dev.csv", reviews({"good": 3, "bad": 3}, start="dev")),
+    }
+    assert "no training rows of the class 'rare' are left" in refusal(files).message
+    assert "16 whose text occurs with different labels" in refusal(files).message
+
+
+def test_a_class_that_a_split_column_drops_says_so(make, refusal, reviews, csv_of):
+    rows = [(f"text {n}", "xy"[n % 2], "train") for n in range(40)] + [("a", "z", "train"), ("b", "x", "spare")]
+    error = refusal(
+        {"all": make("a.csv", csv_of(rows, "text,label,part"))}, split_column="part", splits={"train": "train"}
+    )
+    assert "short of it: 'z' (1); rows dropped: 1 (1 of none of the splits used)" in error.message
+
+
 def test_a_class_of_test_that_train_lacks(make, refusal, reviews):
     files = {
         "train": make("train.csv", reviews({"good": 30, "bad": 30})),
@@ -322,7 +346,9 @@ def test_a_class_of_test_that_train_lacks(make, refusal, reviews):
 
 def test_train_that_is_all_in_test(make, refusal, reviews):
     path = make("a.csv", reviews({"good": 30, "bad": 30}))
-    assert "no train rows are left" in refusal({"train": path, "test": path}).message
+    message = refusal({"train": path, "test": path}).message
+    assert "no train rows are left" in message
+    assert message.endswith("; rows dropped: 60 (60 whose text is in test)")
 
 
 @pytest.mark.parametrize(

@@ -163,8 +163,9 @@ def test_hub_names_that_are_not_there(hub, tmp_path):
     with pytest.raises(RunnerError, match="cannot be loaded") as caught:
         prepare(DatasetRequest(name="sst2", source="hub", location=str(hub), config="nope"), tmp_path / "cache")
     assert caught.value.kind == "configuration"
-    with pytest.raises(RunnerError, match="has no hub id"):
+    with pytest.raises(RunnerError, match="has no hub id") as caught:
         prepare(DatasetRequest(name="sst2", source="hub"), tmp_path / "cache")
+    assert caught.value.hint == "name it with hub: OWNER/NAME"
 
 
 def test_hub_offline_and_not_in_the_cache(tmp_path):
@@ -197,6 +198,7 @@ except RunnerError as error:
     assert hint.startswith(
         "connect to the internet and run `moodbench datasets preview sst2` once; then it works offline"
     )
+    assert "train: FILE and test: FILE" in hint and "files:" not in hint
 
 
 # --- Kaggle -----------------------------------------------------------------------------------
@@ -241,26 +243,28 @@ def test_kaggle_from_its_cache(kaggle_cache, tmp_path, settings, rows):
 
 
 @pytest.mark.parametrize(
-    ("settings", "kind", "message"),
+    ("settings", "kind", "message", "hint"),
     [
-        ({"files": {"all": "other.csv"}}, "data", "has no file 'other.csv'"),
-        ({"location": "someone/else"}, "environment", "is not in the local cache and Kaggle cannot be reached"),
-        ({"revision": "3"}, "environment", "is not in the local cache"),
-        ({"location": None}, "configuration", "has no Kaggle handle"),
+        ({"files": {"all": "other.csv"}}, "data", "has no file 'other.csv'", "it has: reviews.csv"),
+        ({"location": "someone/else"}, "environment", "is not in the local cache and Kaggle", "give file: PATH"),
+        ({"revision": "3"}, "environment", "is not in the local cache", "give file: PATH in place of kaggle"),
+        ({"location": None}, "configuration", "has no Kaggle handle", "name it with kaggle: OWNER/NAME"),
     ],
 )
-def test_kaggle_refusals_offline(kaggle_cache, tmp_path, settings, kind, message):
+def test_kaggle_refusals_offline(kaggle_cache, tmp_path, settings, kind, message, hint):
     with pytest.raises(RunnerError) as caught:
         prepare(kaggle_request(**settings), tmp_path / "cache")
     assert message in caught.value.message
+    assert hint in caught.value.hint
     assert caught.value.kind == kind
 
 
 def test_kaggle_with_several_files(kaggle_cache, tmp_path):
     folder = kaggle_cache / "datasets" / HANDLE / "versions" / "2"
     pq.write_table(pa.table({"a": [1]}), folder / "more.parquet")
-    with pytest.raises(RunnerError, match=r"2 readable files: more.parquet, reviews.csv"):
+    with pytest.raises(RunnerError, match=r"2 readable files: more.parquet, reviews.csv") as caught:
         prepare(kaggle_request(), tmp_path / "cache")
+    assert caught.value.hint == "say which to use beside kaggle: file: NAME, or train: NAME and test: NAME"
 
 
 def http_error(status):
@@ -294,6 +298,7 @@ def test_kaggle_errors(tmp_path, monkeypatch, error, kind, message):
     with pytest.raises(RunnerError) as caught:
         prepare(KAGGLE, tmp_path / "cache")
     assert message in caught.value.message
+    assert "files:" not in caught.value.hint
     assert caught.value.kind == kind
 
 
