@@ -121,13 +121,13 @@ class Cell:
         self._meter.reset()
         evaluation = self.spec.evaluation
         probabilities = predictor.predict(test.texts, evaluation.batch_size, self._scored_rows(len(test.texts)))
+        self._note_peak("inference")  # here: the packages that compute metrics are not the model's memory
         slices = {column: test.columns[column] for column in self.spec.dataset.slice_columns}
         self._quality, reasons = classification.evaluate(
             test.labels, probabilities, self.spec.dataset.label_names, slices, evaluation.calibration_bins
         )
         self._reasons |= reasons
         write_predictions(self.out / "predictions.parquet", test.ids, test.labels, probabilities)
-        self._note_peak("inference")
         self.events.emit(Metrics(phase="score", split="test", values=self._quality.metrics))
 
     def _scored_rows(self, rows: int) -> Callable[[int], None]:
@@ -160,7 +160,6 @@ class Cell:
         finally:
             if self.spec.lease:
                 self.events.emit(LeaseReleased())
-        self._note_peak("inference")
         if self._timing.contaminated:
             self._warn(
                 f"the machine was busy while this cell was timed: {self._timing.cpu_share_foreign:.0%} of its CPU "
