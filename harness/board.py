@@ -24,7 +24,7 @@ FLAG_MEANINGS: dict[str, str] = {
     "only_model": "Nothing to compare with: the score is 0 by construction.",
     "other_data_version": "Another version of the dataset of this name; ranked apart from the larger group.",
     "reduced_batch": "The batch size used is not the one asked for.",
-    "score_at_edge": "Best or worst in every column of every resample, so the score's interval has no width.",
+    "score_without_width": "Nearly every resample gives it the same places, so the score's interval has no width.",
     "seeds_differ": "Not the same seeds as most others of the dataset.",
     "speed_not_comparable": "Measured on differing hardware or images: the score uses quality alone.",
     "superseded": "An older result of the same model, method, device and seed was left out.",

@@ -69,7 +69,7 @@ class _Group:
     entries: tuple[Entry, ...]
     columns: dict[str, _Column]
     ranks: list[int | None]
-    at_edge: BoolArray  # (M,): why the score's interval has no width
+    without_width: BoolArray  # (M,): of the score's interval
 
     @property
     def finished(self) -> float:
@@ -154,7 +154,7 @@ def _group(records: Sequence[CellRecord], replicates: int, seed: int, weights: M
     columns["score"] = _score_column(parts, weights)
     scores = columns["score"].value
     ranks = [None if np.isnan(score) else rank for score, rank in zip(scores, competition_ranks(scores), strict=True)]
-    return _Group(dataset, fingerprint, entries, columns, ranks, _at_edge(parts, weights))
+    return _Group(dataset, fingerprint, entries, columns, ranks, _without_width(parts, columns["score"], weights))
 
 
 def _quality_columns(entries: Sequence[Entry], uniforms: FloatArray, rng: np.random.Generator) -> dict[str, _Column]:
@@ -203,7 +203,7 @@ def _score_column(parts: Mapping[str, _Column], weights: Mapping[str, float]) ->
     """The score, normalised anew in every replicate, so that its interval covers the normalisation as well.
 
     A model that is at the same end of every column in every replicate has an interval without width: its place is
-    certain, its figures are not (`_at_edge`).
+    certain, its figures are not (`_without_width`).
     """
     unscored = np.isnan(parts["accuracy"].value)
     value = composite({name: parts[name].value for name in weights}, weights)
@@ -211,14 +211,12 @@ def _score_column(parts: Mapping[str, _Column], weights: Mapping[str, float]) ->
     return _Column(np.where(unscored, np.nan, value), np.where(unscored, np.nan, samples))
 
 
-def _at_edge(parts: Mapping[str, _Column], weights: Mapping[str, float]) -> BoolArray:
-    """(M,): models with a score that are at one and the same end of every column in every replicate. None is where no
-    column tells models apart."""
-    scaled = [min_max(parts[name].samples) for name in weights]
-    at_one_end = [np.isclose(each, 0).all(axis=0) | np.isclose(each, 1).all(axis=0) for each in scaled]
-    varies = any(each.any() for each in scaled)
-    edge: BoolArray = np.all(at_one_end, axis=0) & varies & ~np.isnan(parts["accuracy"].value)
-    return edge
+def _without_width(parts: Mapping[str, _Column], score: _Column, weights: Mapping[str, float]) -> BoolArray:
+    """(M,): models whose score has an interval without width, where some column tells models apart."""
+    low, high = percentile_interval(score.samples, _CONFIDENCE)
+    varies = any(min_max(parts[name].samples).any() for name in weights)
+    fixed: BoolArray = np.isclose(low, high) & varies  # NaN, of a model without a score, is close to nothing
+    return fixed
 
 
 # --- rows -------------------------------------------------------------------------------------
@@ -258,7 +256,11 @@ def _rows(group: _Group, is_main: bool) -> list[Row]:
             flags=flags_of(
                 entry,
                 figures,
-                group_flags | {"seeds_differ": entry.seeds != usual_seeds, "score_at_edge": bool(group.at_edge[index])},
+                group_flags
+                | {
+                    "seeds_differ": entry.seeds != usual_seeds,
+                    "score_without_width": bool(group.without_width[index]),
+                },
             ),
             metrics=figures,
         )

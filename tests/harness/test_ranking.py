@@ -22,6 +22,8 @@ from runner.contract import (
 
 LABELS = np.array([0, 1] * 150)
 
+FIXED = "score_without_width"
+
 
 def predictions(accuracy: float, seed: int = 0, labels: np.ndarray = LABELS) -> np.ndarray:
     wrong = np.random.default_rng(seed).permutation(labels.size) >= round(accuracy * labels.size)
@@ -265,7 +267,7 @@ def test_a_clean_row_has_no_flags() -> None:
     ],
 )
 def test_flags_of_a_row(flag: str, options: dict[str, Any]) -> None:
-    usual = {"one_seed", "score_at_edge"} if "accuracy" in options else {"one_seed"}  # clearly worse, clearly better
+    usual = {"one_seed", FIXED} if "accuracy" in options else {"one_seed"}  # clearly worse, clearly better
     assert flags(cell("a", **options), cell("b"), cell("c")) == {flag, *usual}
     assert flags(cell("b"), cell("a", **options), cell("c")) == usual
 
@@ -273,19 +275,19 @@ def test_flags_of_a_row(flag: str, options: dict[str, Any]) -> None:
 def test_a_score_without_width_says_why() -> None:
     best, worst = cell("best", accuracy=0.95, ms=1, per_s=500), cell("worst", accuracy=0.55, ms=9, per_s=100)
     rows = by_model(rank_cells([best, cell("middle", accuracy=0.75, ms=5, per_s=200), worst]))
-    assert {model for model, row in rows.items() if "score_at_edge" in row.flags} == {"best", "worst"}
+    assert {model for model, row in rows.items() if FIXED in row.flags} == {"best", "worst"}
     for model in ("best", "worst"):
         figure = rows[model].metrics["score"]
         assert figure.low == pytest.approx(figure.high)
 
 
-def test_a_score_at_no_edge() -> None:
+def test_a_score_with_a_width() -> None:
     close = cell("a", accuracy=0.80), cell("b", accuracy=0.79)
-    assert "score_at_edge" not in flags(*close), "their order is uncertain"
-    assert "score_at_edge" not in flags(cell("a"), cell("b")), "nothing tells them apart"
-    assert "score_at_edge" not in flags(cell("a"), without_predictions(cell("b", ms=90))), "nothing to compare with"
+    assert FIXED not in flags(*close), "their order is uncertain"
+    assert FIXED not in flags(cell("a"), cell("b")), "nothing tells them apart"
+    assert FIXED not in flags(cell("a"), without_predictions(cell("b", ms=90))), "nothing to compare with"
     unscored = without_predictions(cell("c", ms=90))
-    assert "score_at_edge" not in flags(unscored, cell("a", accuracy=0.95), cell("b", accuracy=0.55)), "no interval"
+    assert FIXED not in flags(unscored, cell("a", accuracy=0.95), cell("b", accuracy=0.55)), "no interval"
 
 
 def test_a_batch_as_requested_is_no_flag() -> None:
