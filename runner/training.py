@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from runner import device as devices
 from runner.contract import CurvePoint, Device, Event, Metrics, Progress, TrainingReport, TrainingSpec
 from runner.errors import RunnerError
-from runner.models.batches import pad_batch
 from runner.tasks import classification
 
 if TYPE_CHECKING:
@@ -193,9 +192,7 @@ class Trainer:
         examples = sum(len(batch) for batch in batches)
         total = torch.zeros((), device=self.device)
         for batch in batches:
-            inputs = pad_batch(
-                [self.train.input_ids[i] for i in batch], self.loaded.pad_token_id, decoder=self.loaded.is_decoder
-            )
+            inputs = self.loaded.pad([self.train.input_ids[i] for i in batch])
             labels = torch.from_numpy(self.train.labels[batch]).to(self.device)
             with devices.autocast(self.device, self.dtype):
                 logits = model(**{k: v.to(self.device) for k, v in inputs.items()}).logits
