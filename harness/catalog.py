@@ -25,15 +25,15 @@ from runner.contract import (
     ModelKind,
     ModelSpec,
     PackageSpec,
+    Positive,
     ScratchSpec,
+    Share,
     Split,
     SplitSizes,
 )
 
 T = TypeVar("T")
 Count = Annotated[int, msgspec.Meta(ge=0)]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Rate = Annotated[float, msgspec.Meta(ge=0, le=1e6)]  # `.inf` and `.nan` have no place in a specification
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 ALL_ROWS = SplitSizes(train=None, validation=None, test=None)
@@ -57,7 +57,14 @@ class MemoryRequirements(Entry, frozen=True, kw_only=True):
     cpu: str | None = None
 
 
-class TrainingOverrides(Entry, frozen=True, kw_only=True):
+class Overrides(Entry, frozen=True):
+    """Settings to replace; None leaves what stands."""
+
+    def given(self) -> dict[str, Any]:
+        return {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
+
+
+class TrainingOverrides(Overrides, frozen=True, kw_only=True):
     """Settings of TrainingSpec to replace; None leaves what stands. `effective_batch_size` sets the accumulation."""
 
     epochs: Positive | None = None
@@ -77,9 +84,6 @@ class TrainingOverrides(Entry, frozen=True, kw_only=True):
     patience: Positive | None = None
     min_delta: Rate | None = None
     gradient_checkpointing: bool | None = None
-
-    def given(self) -> dict[str, Any]:
-        return {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
 
 
 class PackageEntry(Entry, frozen=True, kw_only=True):
@@ -240,7 +244,7 @@ class TrainingDefaults(Entry, frozen=True, kw_only=True):
     smoke: TrainingOverrides
 
 
-class EvaluationOverrides(Entry, frozen=True, kw_only=True):
+class EvaluationOverrides(Overrides, frozen=True, kw_only=True):
     """Settings of EvaluationSpec to replace; None leaves what stands."""
 
     batch_size: Positive | None = None
@@ -256,8 +260,7 @@ class EvaluationOverrides(Entry, frozen=True, kw_only=True):
     calibration_bins: Positive | None = None
 
     def onto(self, spec: EvaluationSpec) -> EvaluationSpec:
-        given = {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
-        return msgspec.structs.replace(spec, **given)
+        return msgspec.structs.replace(spec, **self.given())
 
 
 class EvaluationDefaults(Entry, frozen=True, kw_only=True):

@@ -13,8 +13,9 @@ import msgspec
 
 from harness.errors import MoodBenchError
 from harness.preflight import cache_folder, device_info
-from harness.runs import check_writable, usable_cores
+from harness.runs import check_writable
 from harness.store import RunFolder
+from runner.contract import usable_cores
 
 LITTLE_DISK_GB = 5
 

@@ -24,7 +24,7 @@ from harness.preflight import Preflight, preflight
 from harness.state import PlannedCell, RunFinished, RunState
 from harness.store import RunFolder, fresh_name, run_folder, storage_problem
 from harness.suite import Job, Suite, as_mapping, jobs_of, resolve_cell
-from runner.contract import CellSpec, CodeVersion, Event, Failure, slug
+from runner.contract import CellSpec, CodeVersion, Event, Failure, cell_stem, usable_cores
 
 T = TypeVar("T")
 
@@ -71,7 +71,8 @@ async def _execute(suite: Suite, options: RunOptions, folder: RunFolder, display
         raise
     except OSError as error:
         raise storage_problem(error, folder.folder) from error
-    return RunOutcome(folder=folder, finished=finished, standing=ranking.standing or standing_of(folder))
+    assert ranking.standing is not None  # a run that returns has told `run_finished`
+    return RunOutcome(folder=folder, finished=finished, standing=ranking.standing)
 
 
 async def _stoppable(work: Coroutine[Any, Any, T]) -> T:
@@ -157,20 +158,13 @@ def resolve(
 def _plan(job: Job, ready: Preflight) -> PlannedCell:
     alias, dataset = job.model.alias, job.request.name
     return PlannedCell(
-        cell="--".join(slug(part) for part in (alias, dataset, job.method, f"s{job.seed}")),
+        cell=cell_stem(alias, dataset, job.method, job.seed),
         model=alias,
         dataset=dataset,
         method=job.method,
         seed=job.seed,
         device=str(ready.device.value),
     )
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def code_version() -> CodeVersion:

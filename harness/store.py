@@ -26,6 +26,7 @@ import msgspec
 from harness.errors import InputError, SetupError, unknown
 from runner import __version__
 from runner.contract import (
+    LEASE_FILE,
     SCHEMA_VERSION,
     CellSpec,
     ContractError,
@@ -104,7 +105,7 @@ class AttemptPaths:
 
     @property
     def lease(self) -> Path:
-        return self.folder / "lease.granted"
+        return self.folder / LEASE_FILE
 
 
 @dataclass(frozen=True)

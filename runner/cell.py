@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runner import provenance, timing
 from runner.contract import (
+    LEASE_FILE,
     SPLITS,
     CellSpec,
     Choice,
@@ -44,7 +45,6 @@ from runner.subjects import Subject, subject_for
 from runner.tasks import classification
 from runner.training import PROGRESS_EVERY_S
 
-LEASE_FILE = "lease.granted"
 LEASE_POLL_S = 0.02
 
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import msgspec
 
 SCHEMA_VERSION = 1
+LEASE_FILE = "lease.granted"  # the host makes it in the attempt's folder: the cell may be timed
 
 Method = Literal["lora", "qlora", "full", "frozen", "none"]
 Device = Literal["cpu", "cuda", "mps"]
@@ -224,7 +225,7 @@ class CellSpec(Base, frozen=True, kw_only=True):
     device_reason: str = "given"
     threads: Positive = 1
     phases: tuple[Phase, ...] = PHASES
-    lease: bool = False  # True: wait for `lease.granted` in the folder before timing
+    lease: bool = False  # True: wait for LEASE_FILE in the folder before timing
     runner_version: str = ""
     code: CodeVersion = CodeVersion()
 
@@ -251,10 +252,14 @@ def identity_of(spec: CellSpec) -> str:
 
 def cell_name(spec: CellSpec, identity: str) -> str:
     """Readable first, hash last: `minilm-l6--sst2--lora--s42--3f9c01`."""
-    parts = [spec.model.alias, spec.dataset.name, spec.method, f"s{spec.seed}"]
-    if spec.device != "cpu":
-        parts.append(spec.device)
-    return "--".join([*map(slug, parts), identity[:6]])
+    stem = cell_stem(spec.model.alias, spec.dataset.name, spec.method, spec.seed)
+    device = [] if spec.device == "cpu" else [spec.device]
+    return "--".join([stem, *device, identity[:6]])
+
+
+def cell_stem(model: str, dataset: str, method: str, seed: int) -> str:
+    """The readable part of a cell's name, which it has before it is resolved."""
+    return "--".join(map(slug, (model, dataset, method, f"s{seed}")))
 
 
 def slug(text: str) -> str:
@@ -528,6 +533,13 @@ class DeviceInfo(Base, frozen=True, kw_only=True):
     gpus: tuple[str, ...] = ()
     packages: dict[str, str | None] = {}
     missing: tuple[str, ...] = ()  # packages without which no native cell can run
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, which is fewer than the machine has where it is confined."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 # --- reading and writing ----------------------------------------------------------------------

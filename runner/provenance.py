@@ -8,7 +8,7 @@ import platform
 import time
 from pathlib import Path
 
-from runner.contract import CellSpec, Provenance
+from runner.contract import CellSpec, Provenance, usable_cores
 from runner.device import package_versions
 
 
@@ -21,7 +21,7 @@ def collect(spec: CellSpec, started: float) -> Provenance:
         hostname_hash=hashlib.sha256(platform.node().encode()).hexdigest()[:12],
         os=platform.platform(),
         cpu_model=_cpu_model(),
-        cores=_cores(),
+        cores=usable_cores(),
         threads=spec.threads,
         ram_mb=psutil.virtual_memory().total / 2**20,
         gpu_model=_gpu_model(spec.device),
@@ -34,13 +34,6 @@ def collect(spec: CellSpec, started: float) -> Provenance:
         seed=spec.seed,
         image_digest=os.environ.get("MOODBENCH_IMAGE_DIGEST"),
     )
-
-
-def _cores() -> int:
-    """Cores this process may run on, which is fewer than the machine has where it is confined."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_model() -> str | None:

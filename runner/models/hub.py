@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 from runner.contract import ModelSpec
 from runner.errors import RunnerError
@@ -36,18 +37,10 @@ def _patterns(spec: ModelSpec) -> list[str]:
 
 
 def _cached(spec: ModelSpec, cache: Path | None) -> Path | None:
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(
-            spec.name,
-            revision=spec.revision,
-            cache_dir=cache,
-            local_files_only=True,
-            allow_patterns=_patterns(spec),
-            ignore_patterns=["*/*"],
-        )
+        return _snapshot(spec, cache, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
     except HFValidationError:
@@ -56,25 +49,30 @@ def _cached(spec: ModelSpec, cache: Path | None) -> Path | None:
             f"model '{spec.alias}': '{spec.name}' is not a hub id",
             "write it as `organisation/name`, or use `path:` for a folder",
         ) from None
+
+
+def _snapshot(spec: ModelSpec, cache: Path | None, **options: Any) -> Path:
+    """The model's folder in the hub's cache, with the files that loading needs and no others."""
+    from huggingface_hub import snapshot_download
+
+    found = snapshot_download(
+        spec.name,
+        revision=spec.revision,
+        cache_dir=cache,
+        allow_patterns=_patterns(spec),
+        ignore_patterns=["*/*"],
+        **options,
+    )
     return Path(found)
 
 
 def _download(spec: ModelSpec, cache: Path | None, endpoint: str | None) -> Path:
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError
 
     try:
-        found = snapshot_download(
-            spec.name,
-            revision=spec.revision,
-            cache_dir=cache,
-            endpoint=endpoint,
-            allow_patterns=_patterns(spec),
-            ignore_patterns=["*/*"],
-        )
+        folder = _snapshot(spec, cache, endpoint=endpoint)
     except (HTTPError, OSError) as error:
         raise hub_error(spec, error) from error
-    folder = Path(found)
     if not _has_weights(folder):
         _refuse_pickles(spec, folder.name, endpoint)
     return folder
