@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,11 +86,11 @@ async def preflight(suite: Suite, device: str, notify: Callable[[str], None]) ->
     """Answer everything at once. Raises InputError, SetupError."""
     limit = asyncio.Semaphore(CHILDREN_AT_ONCE)
     with tempfile.TemporaryDirectory(prefix="moodbench-") as folder:
-        info, models, datasets = await asyncio.gather(
-            device_info(),
-            fetch_all([model.spec() for model in suite.models], Path(folder), limit),
-            prepare_all(suite.requests, Path(folder), limit),
-        )
+        async with _all_or_none() as group:
+            asking = group.create_task(device_info())
+            fetching = group.create_task(fetch_all([model.spec() for model in suite.models], Path(folder), limit))
+            preparing = group.create_task(prepare_all(suite.requests, Path(folder), limit))
+    info, models, datasets = asking.result(), fetching.result(), preparing.result()
     if info.missing:
         raise SetupError(
             f"cells cannot run here: {', '.join(info.missing)} not installed", "pip install 'moodbench[runner]'"
@@ -132,20 +132,34 @@ def choose_device(asked: str, info: DeviceInfo) -> Choice:
 
 
 async def fetch_all(models: Sequence[ModelSpec], folder: Path, limit: asyncio.Semaphore) -> list[ModelSpec | Failure]:
-    questions = enumerate(models)
-    return await asyncio.gather(*(_ask(limit, "fetch", m, ModelSpec, folder / f"model-{i}") for i, m in questions))
+    async with _all_or_none() as group:
+        tasks = [
+            group.create_task(_ask(limit, "fetch", m, ModelSpec, folder / f"model-{i}")) for i, m in enumerate(models)
+        ]
+    return [task.result() for task in tasks]
 
 
 async def prepare_all(
     requests: Sequence[DatasetRequest], folder: Path, limit: asyncio.Semaphore
 ) -> list[PreparedDataset | Failure]:
     cache = str(cache_folder() / "datasets")
-    return await asyncio.gather(
-        *(
-            _ask(limit, "prepare", request, PreparedDataset, folder / f"dataset-{i}", "--cache", cache)
-            for i, request in enumerate(requests)
-        )
-    )
+    async with _all_or_none() as group:
+        tasks = [
+            group.create_task(_ask(limit, "prepare", r, PreparedDataset, folder / f"dataset-{i}", "--cache", cache))
+            for i, r in enumerate(requests)
+        ]
+    return [task.result() for task in tasks]
+
+
+@asynccontextmanager
+async def _all_or_none() -> AsyncIterator[asyncio.TaskGroup]:
+    """Tasks that all have ended when the block is left, however it is left: a child process that is still being ended
+    when the event loop closes would be nobody's. The first failure is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
 
 
 async def prepare_one(request: DatasetRequest) -> PreparedDataset:

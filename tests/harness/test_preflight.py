@@ -218,3 +218,30 @@ def test_missing_packages_are_named(stand_in: Callable[[str], None]) -> None:
     with pytest.raises(SetupError, match="torch, peft not installed") as caught:
         answer(starter("majority"))
     assert "moodbench[runner]" in caught.value.hint
+
+
+def test_nothing_is_left_running_when_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ending a child takes a moment; every one is waited for, not only the first that has ended."""
+    running: set[str] = set()
+
+    async def slow_to_end(verb: str, *_: str) -> tuple[int, bytes, bytes]:
+        running.add(verb)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep({"info": 0.0, "fetch": 0.05, "prepare": 0.1}[verb])
+            running.remove(verb)
+            raise
+        return 0, b"", b""
+
+    async def stop_while_asking() -> set[str]:
+        task = asyncio.ensure_future(preflight(starter("majority"), "auto", lambda _: None))
+        while not running >= {"info", "fetch"}:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return set(running)
+
+    monkeypatch.setattr(preflights, "_child", slow_to_end)
+    assert asyncio.run(stop_while_asking()) == set()
