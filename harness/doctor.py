@@ -12,8 +12,10 @@ from typing import Literal
 import msgspec
 
 from harness.errors import MoodBenchError
-from harness.preflight import cache_folder, device_info
+from harness.executors.native import NativeExecutor
+from harness.jobs import Jobs
 from harness.runs import check_writable
+from harness.scratch import cache_folder, scratch
 from harness.store import RunFolder
 from runner.contract import usable_cores
 
@@ -50,7 +52,8 @@ def _python() -> Finding:
 async def _runner() -> list[Finding]:
     """The packages that cells need, and the devices they find."""
     try:
-        info = await device_info()
+        with scratch() as folder:
+            info = await Jobs(NativeExecutor(), folder).device_info()
     except MoodBenchError as error:
         return [Finding(subject="runner", state="fix", finding=error.message, remedy=error.hint)]
     if info.missing:

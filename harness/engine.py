@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from harness.errors import ExitCode, MoodBenchError
+from harness.errors import ExecutorError, ExitCode, MoodBenchError
 from harness.executors import Executor, Exit, Handle
+from harness.failures import conclude, write_failure
 from harness.state import CellFailed, CellFinished, CellStarted, PlannedCell, RunFinished, RunOutcome, RunStarted
 from harness.store import AttemptPaths, EventTail, Journal, RunFolder, writing
 from runner.contract import (
@@ -28,9 +29,10 @@ from runner.contract import (
     FailureKind,
     LeaseReleased,
     LeaseWanted,
+    Phase,
+    PhaseStarted,
     Result,
     encode,
-    read,
     write_atomic,
 )
 
@@ -39,6 +41,7 @@ STOP_GRACE_S = 8.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What a cell may report when SIGTERM catches it: asked to end, or within code that turns that into an error.
 STOPPED_KINDS: tuple[FailureKind, ...] = ("interrupted", "killed", "code", "no_result")
+BLAMELESS_KINDS: tuple[FailureKind, ...] = ("engine_gone", "image_missing")  # goes on next time
 
 
 class Lease:
@@ -51,6 +54,9 @@ class Lease:
     @property
     def busy(self) -> bool:
         return bool(self._waiting) or self._holder is not None
+
+    def is_waiting(self, cell: str) -> bool:
+        return cell in self._waiting
 
     def want(self, cell: str, attempt: AttemptPaths) -> None:
         self._waiting[cell] = attempt
@@ -67,6 +73,30 @@ class Lease:
             attempt = self._waiting.pop(self._holder)
             with writing(attempt.lease):
                 attempt.lease.touch()
+
+
+class _Clock:
+    """The time an attempt may take; that in which it waits for others does not count."""
+
+    def __init__(self, limit_s: float | None) -> None:
+        self._limit_s = limit_s
+        self._spent_s = 0.0
+        self._last = time.monotonic()
+        self.over = False
+
+    def has_run_out(self, *, waiting: bool) -> bool:
+        """To be called often; True once, when the limit is passed."""
+        now = time.monotonic()
+        self._spent_s += 0.0 if waiting else now - self._last
+        self._last = now
+        if self._limit_s is None or self.over or self._spent_s <= self._limit_s:
+            return False
+        self.over = True
+        return True
+
+    @property
+    def exit(self) -> Exit:
+        return Exit(code=None, cause="timeout", detail=f"the cell took longer than its {self._limit_s:g} s")
 
 
 class Engine:
@@ -154,40 +184,57 @@ class Engine:
             write_atomic(attempt.spec, encode(spec))
         self._tell(CellStarted(cell=spec.cell, attempt=attempt.number))
         started = time.time()
-        handle = await self._executor.start(attempt, spec)
-        self._handles[spec.cell] = handle
-        if self._stopping:  # while it was being started
-            self._stops.add(asyncio.ensure_future(handle.stop(STOP_GRACE_S)))
         try:
-            exited = await self._follow(spec.cell, attempt, handle)
-        except BaseException:
-            await handle.stop(0.0)  # nothing goes on unwatched
+            exited, phase = await self._carry_out(spec, attempt)
+        except ExecutorError as error:  # no cell can go on: the attempt is closed, and the run ends
+            failure = Failure(cell=spec.cell, kind=error.kind, message=error.message, hint=error.hint, t=time.time())
+            write_failure(attempt, failure)
+            self._failed(spec.cell, failure, log=str(attempt.log))
             raise
-        finally:
-            del self._handles[spec.cell]
-            self._lease.release(spec.cell)
-        outcome = conclude(spec.cell, attempt, exited)
+        outcome = conclude(spec.cell, attempt, exited, phase)
         if isinstance(outcome, Result):
             self._counts["done"] += 1
             self._tell(CellFinished(cell=spec.cell, summary=outcome.summary, seconds=time.time() - started))
         else:
             self._failed(spec.cell, outcome, log=str(attempt.log))
 
-    async def _follow(self, cell: str, attempt: AttemptPaths, handle: Handle) -> Exit:
-        """Pass the cell's events on until its process has ended."""
+    async def _carry_out(self, spec: CellSpec, attempt: AttemptPaths) -> tuple[Exit, Phase | None]:
+        """Start the attempt and see it to its end; the phase is the last it began."""
+        handle = await self._executor.start(attempt, spec)
+        self._handles[spec.cell] = handle
+        if self._stopping:  # while it was being started
+            self._stops.add(asyncio.ensure_future(handle.stop(STOP_GRACE_S)))
+        try:
+            return await self._follow(spec, attempt, handle)
+        except BaseException:
+            await handle.stop(0.0)  # nothing goes on unwatched
+            raise
+        finally:
+            del self._handles[spec.cell]
+            self._lease.release(spec.cell)
+
+    async def _follow(self, spec: CellSpec, attempt: AttemptPaths, handle: Handle) -> tuple[Exit, Phase | None]:
+        """Pass the cell's events on until its process has ended, or its time has."""
         tail = EventTail(attempt.events, CellEvent)
         waiter = asyncio.ensure_future(handle.wait())
+        phase: Phase | None = None
+        clock = _Clock(spec.limits.seconds)
         while True:
             await asyncio.wait({waiter}, timeout=POLL_S)
             ended = waiter.done()
             for event in tail.read():
                 if isinstance(event, LeaseWanted):
-                    self._lease.want(cell, attempt)
+                    self._lease.want(spec.cell, attempt)
                 elif isinstance(event, LeaseReleased):
-                    self._lease.release(cell)
+                    self._lease.release(spec.cell)
+                elif isinstance(event, PhaseStarted):
+                    phase = event.phase
                 self._watch(event)
             if ended:
-                return waiter.result()
+                exited = waiter.result()
+                return (clock.exit if clock.over else exited), phase
+            if clock.has_run_out(waiting=self._lease.is_waiting(spec.cell)):
+                self._stops.add(asyncio.ensure_future(handle.stop(STOP_GRACE_S)))
 
     def _reuse(self, spec: CellSpec) -> bool:
         """Whether the cell is finished already; tells so."""
@@ -203,7 +250,7 @@ class Engine:
         return True
 
     def _failed(self, cell: str, failure: Failure, log: str | None) -> None:
-        interrupted = self._stopping and failure.kind in STOPPED_KINDS
+        interrupted = failure.kind in BLAMELESS_KINDS or (self._stopping and failure.kind in STOPPED_KINDS)
         self._counts["failed"] += not interrupted
         self._tell(
             CellFailed(
@@ -255,46 +302,3 @@ def plan_of(spec: CellSpec) -> PlannedCell:
         seed=spec.seed,
         device=spec.device,
     )
-
-
-def conclude(cell: str, attempt: AttemptPaths, exited: Exit) -> Result | Failure:
-    """What an attempt that ended has come to. A failure the runner could not report itself is written for it."""
-    try:
-        if attempt.result.exists():
-            return read(attempt.result, Result)
-        if attempt.failure.exists():
-            return read(attempt.failure, Failure)
-    except ContractError as error:
-        return _failure(cell, "no_result", str(error), "run the same command again; report it if it comes back")
-    failure = unreported(cell, exited)
-    with writing(attempt.failure):
-        write_atomic(attempt.failure, encode(failure))
-    return failure
-
-
-def unreported(cell: str, exited: Exit) -> Failure:
-    """The failure of a process that left neither result nor report."""
-    if exited.signal is not None:
-        name = _signal_name(exited.signal)
-        if exited.signal in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            return _failure(
-                cell,
-                "killed",
-                f"the cell's process was ended from outside ({name})",
-                "if nobody did that, memory ran out: choose a smaller batch or model, or --jobs 1; then run again",
-            )
-        return _failure(cell, "code", f"the cell's process crashed ({name})", "see the log; report it if it comes back")
-    if exited.code == 0:
-        return _failure(cell, "no_result", "the cell ended without a result", "see the log, then run again")
-    return _failure(cell, "code", f"the cell's process ended with exit code {exited.code} and no report", "see the log")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal has no name
-        return f"signal {number}"
-
-
-def _failure(cell: str, kind: FailureKind, message: str, hint: str) -> Failure:
-    return Failure(cell=cell, kind=kind, message=message, hint=hint, t=time.time())

@@ -94,10 +94,18 @@ def measured_value(name: str, result: Result) -> float | None:
     return value
 
 
-def speed_keys(entries: Sequence[Entry]) -> set[tuple[str | int | None, ...]]:
+def speed_keys(entries: Sequence[Entry]) -> set[tuple[str | float | None, ...]]:
     """The comparability keys of all measured speeds; more than one: speed is not ranked."""
     return {
-        (where.cpu_model, where.threads, where.gpu_model, where.image_digest, record.device)
+        (
+            where.cpu_model,
+            where.threads,
+            where.gpu_model,
+            where.executor,
+            where.image_digest,
+            where.limits.cpus,
+            record.device,
+        )
         for entry in entries
         for record in entry.records
         if record.result.timing and (where := record.result.provenance)

@@ -3,6 +3,7 @@
 MoodBenchError              one sentence of cause, one of remedy
 ├── InputError            2: the command, a file of configuration or the data is not right
 └── SetupError      3: a package, the network, a device, a permission or space is missing
+    └── ExecutorError  3: containers cannot be run (any more); `kind` is what it means to a cell
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.contract import FailureKind
 
 
 class ExitCode(IntEnum):
@@ -35,6 +40,12 @@ class InputError(MoodBenchError):
 
 class SetupError(MoodBenchError):
     exit_code = ExitCode.ENVIRONMENT
+
+
+class ExecutorError(SetupError):
+    def __init__(self, kind: FailureKind, message: str, hint: str) -> None:
+        super().__init__(message, hint)
+        self.kind = kind
 
 
 def unknown(what: str, name: str, known: Iterable[str], remedy: str) -> InputError:

@@ -18,15 +18,19 @@ import msgspec
 from harness.display import Display
 from harness.engine import Engine
 from harness.errors import InputError, SetupError
-from harness.executors.native import NativeExecutor
+from harness.executors import Capacity, Executor
+from harness.executors.choice import AskedExecutor, Executors, choose_executor
 from harness.leaderboard import Standing, standing_of, write_leaderboard
 from harness.preflight import Preflight, preflight
+from harness.scratch import sweep
 from harness.state import PlannedCell, RunFinished, RunState
 from harness.store import RunFolder, fresh_name, run_folder, storage_problem
-from harness.suite import Job, Suite, as_mapping, jobs_of, resolve_cell
-from runner.contract import CellSpec, CodeVersion, Event, Failure, cell_stem, usable_cores
+from harness.suite import CellPlace, Job, Suite, as_mapping, jobs_of, resolve_cell
+from runner.contract import CellSpec, CodeVersion, Event, Failure, Limits, cell_stem
 
 T = TypeVar("T")
+MEMORY_SHARE = 0.9  # of the engine's memory, for all cells together
+PIDS = 512  # processes and threads; a cell on 64 cores has about 200
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class RunOptions:
     name: str | None = None  # None: a fresh one from the time and the suite
     device: str = "auto"
     jobs: int = 1
+    executor: AskedExecutor = "auto"
+    memory_mb: int | None = None  # per cell; None: an equal share of what the containers' engine has
+    seconds: float | None = None  # per cell; None: no limit
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,23 @@ async def execute(suite: Suite, options: RunOptions, display: Display) -> RunOut
 
 
 async def _execute(suite: Suite, options: RunOptions, folder: RunFolder, display: Display) -> RunOutcome:
-    ready = await _stoppable(preflight(suite, options.device, display.note))
+    sweep()
+    executors = await _stoppable(choose_executor(options.executor, options.device, folder))
+    try:
+        return await _execute_on(executors, suite, options, folder, display)
+    finally:
+        await executors.close()
+
+
+async def _execute_on(
+    executors: Executors, suite: Suite, options: RunOptions, folder: RunFolder, display: Display
+) -> RunOutcome:
+    executor = executors.cells
+    display.note(f"executor: {executor.name} ({executors.reason})")
+    limits = limits_of(options, executor)
+    ready = await _stoppable(preflight(suite, options.device, executors, display.note))
     display.note(f"device: {ready.device.value} ({ready.device.reason})")
-    specs, unavailable = resolve(suite, ready, threads=max(1, usable_cores() // options.jobs))
+    specs, unavailable = resolve(suite, ready, executor, limits, threads=_threads(executor.capacity, options.jobs))
     folder.extend(folder.folder.name, dict(as_mapping(suite)), specs, [failure for _, failure in unavailable])
     state = RunState()
 
@@ -64,7 +85,7 @@ async def _execute(suite: Suite, options: RunOptions, folder: RunFolder, display
         display.show(event, state)
 
     ranking = _RankingFirst(folder, watch)
-    engine = Engine(folder, NativeExecutor(), jobs=options.jobs, watch=ranking.tell)
+    engine = Engine(folder, executor, jobs=options.jobs, watch=ranking.tell)
     try:
         finished = await engine.run(suite.name, specs, unavailable)
     except BrokenPipeError:  # a display's reader is gone: no problem of the run folder
@@ -128,7 +149,7 @@ class _RankingFirst:
 
 
 def resolve(
-    suite: Suite, ready: Preflight, *, threads: int
+    suite: Suite, ready: Preflight, executor: Executor, limits: Limits, *, threads: int
 ) -> tuple[list[CellSpec], list[tuple[PlannedCell, Failure]]]:
     """Every cell of the suite: its specification, or why it cannot be had here."""
     code = code_version()
@@ -148,11 +169,35 @@ def resolve(
                 model=ready.models[alias],
                 dataset=ready.datasets[dataset],
                 device=ready.device,
-                threads=threads,
+                place=CellPlace(executor.name, executor.image_digest, limits, threads),
                 code=code,
             )
         )
     return specs, unavailable
+
+
+def limits_of(options: RunOptions, executor: Executor) -> Limits:
+    """What each of `jobs` cells may use. A share of the memory stays with the host, so that a cell that takes too much
+    is ended, not the machine. Raises InputError."""
+    if executor.name == "native":
+        if options.memory_mb is not None:
+            raise InputError(
+                "--memory holds only in containers, and cells run natively here",
+                "leave --memory out, or use --executor docker (`moodbench doctor` says what it needs)",
+            )
+        return Limits(seconds=options.seconds)
+    capacity = executor.capacity
+    share = int(capacity.memory_mb * MEMORY_SHARE / options.jobs) if capacity.memory_mb else None
+    return Limits(
+        memory_mb=options.memory_mb or share,
+        cpus=float(_threads(capacity, options.jobs)),
+        pids=PIDS,
+        seconds=options.seconds,
+    )
+
+
+def _threads(capacity: Capacity, jobs: int) -> int:
+    return max(1, capacity.cores // jobs)
 
 
 def _plan(job: Job, ready: Preflight) -> PlannedCell:

@@ -31,6 +31,8 @@ from runner.contract import (
     DatasetRequest,
     Device,
     EvaluationSpec,
+    ExecutorName,
+    Limits,
     Method,
     ModelSpec,
     PreparedDataset,
@@ -90,6 +92,16 @@ class Job:
     request: DatasetRequest
     method: Method
     seed: int
+
+
+@dataclass(frozen=True)
+class CellPlace:
+    """Where a cell runs and what it may use there; nothing of it decides the outcome."""
+
+    executor: ExecutorName
+    image_digest: str | None
+    limits: Limits
+    threads: int
 
 
 def read_suite_file(name: str, catalog: Catalog) -> tuple[SuiteFile, str, Path]:
@@ -224,7 +236,7 @@ def resolve_cell(
     model: ModelSpec,
     dataset: PreparedDataset,
     device: Choice,
-    threads: int,
+    place: CellPlace,
     code: CodeVersion,
 ) -> CellSpec:
     """The full specification of one cell, its name and identity included."""
@@ -241,7 +253,10 @@ def resolve_cell(
         seed=job.seed,
         device=cell_device,
         device_reason=device.reason,
-        threads=threads,
+        threads=place.threads,
+        limits=place.limits,
+        executor=place.executor,
+        image_digest=place.image_digest,
         lease=True,
         runner_version=__version__,
         code=code,

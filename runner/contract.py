@@ -27,6 +27,7 @@ Phase = Literal["load", "tokenize", "train", "export", "score", "time"]
 Split = Literal["train", "validation", "test"]
 ModelKind = Literal["hub", "path", "package", "scratch", "baseline"]
 SourceKind = Literal["file", "hub", "kaggle", "embedded"]
+ExecutorName = Literal["native", "docker"]
 FailureKind = Literal[
     "configuration",  # the spec asks for something that cannot be
     "data",  # the dataset cannot be read or used
@@ -38,6 +39,9 @@ FailureKind = Literal[
     "killed",  # ended from outside, by a signal
     "interrupted",  # asked to stop: not at fault, goes on next time
     "timeout",
+    "engine_gone",  # the container engine stopped answering: not at fault, goes on next time
+    "image_missing",
+    "gpu_lost",
     "no_result",  # the process ended well but left no result
     "code",  # a fault of the runner itself
 ]
@@ -208,6 +212,15 @@ class CodeVersion(Base, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+class Limits(Base, frozen=True, kw_only=True):
+    """What an attempt may use; None sets no limit. Only a container can be held to memory, cores and processes."""
+
+    memory_mb: Positive | None = None  # swap is not to be had beyond it
+    cpus: Annotated[float, msgspec.Meta(gt=0)] | None = None  # share of the machine's cores, 1.5 is one and a half
+    pids: Positive | None = None
+    seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None  # wall time, waiting for the lease left out
+
+
 class CellSpec(Base, frozen=True, kw_only=True):
     """Everything an attempt needs, fully resolved: no look-ups left to make."""
 
@@ -224,6 +237,9 @@ class CellSpec(Base, frozen=True, kw_only=True):
     device: Device = "cpu"
     device_reason: str = "given"
     threads: Positive = 1
+    limits: Limits = Limits()
+    executor: ExecutorName = "native"
+    image_digest: str | None = None  # of the container image, where there is one
     phases: tuple[Phase, ...] = PHASES
     lease: bool = False  # True: wait for LEASE_FILE in the folder before timing
     runner_version: str = ""
@@ -231,8 +247,8 @@ class CellSpec(Base, frozen=True, kw_only=True):
 
 
 def identity_of(spec: CellSpec) -> str:
-    """sha256 of what decides the outcome of a cell. Where things lie and run (folders, threads, lease, code) and what
-    is only shown (architecture, parameters) stays out."""
+    """sha256 of what decides the outcome of a cell. Where and how it is run (folders, threads, limits, executor, lease,
+    code) and what is only shown (architecture, parameters) stays out."""
     name = spec.model.name if spec.model.kind != "path" else ""  # a folder may be moved: its weights' digests count
     model = msgspec.structs.replace(spec.model, folder=None, name=name, architecture=None, parameters=None)
     parts = {
@@ -485,7 +501,9 @@ class Provenance(Base, frozen=True, kw_only=True):
     weights_sha256: dict[str, str]
     dataset_fingerprint: str
     seed: int
+    executor: ExecutorName = "native"
     image_digest: str | None = None
+    limits: Limits = Limits()
 
 
 class Result(Base, frozen=True, kw_only=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import time
 from pathlib import Path
@@ -32,7 +31,9 @@ def collect(spec: CellSpec, started: float) -> Provenance:
         weights_sha256=spec.model.weights_sha256,
         dataset_fingerprint=spec.dataset.fingerprint,
         seed=spec.seed,
-        image_digest=os.environ.get("MOODBENCH_IMAGE_DIGEST"),
+        executor=spec.executor,
+        image_digest=spec.image_digest,
+        limits=spec.limits,
     )
 
 

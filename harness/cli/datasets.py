@@ -53,7 +53,7 @@ def show_dataset(name: str, as_json: bool) -> int:
 @click.option("--label-column", help="For a file: the column that holds the label.  [default: guessed]")
 def preview_dataset(name: str, rows: int, text_column: str | None, label_column: str | None) -> int:
     """Prepare NAME (a dataset, or a file of your own) and show classes, notes and a few rows."""
-    from harness.preflight import prepare_one
+    from harness.jobs import prepare_one
 
     entry, base = _entry(name, text_column, label_column)
     prepared = asyncio.run(prepare_one(entry.request(base)))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import click
+
+LEAST_MEMORY_MB = 16
 
 
 class CommaList(click.ParamType[list[str]]):
@@ -39,6 +42,53 @@ class IntList(click.ParamType[list[int]]):
         return numbers
 
 
+class _Quantity(click.ParamType[float]):
+    """A number with one of `units`, each worth so much; without one it counts as the default unit."""
+
+    units: dict[str, float]
+    default: str
+    example: str
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value).lower())
+        worth = self.units.get(match[2] or self.default) if match else None
+        if match is None or worth is None or float(match[1]) == 0:
+            self.fail(f"'{value}' is not an amount such as {self.example}", param, ctx)
+        return float(match[1]) * worth
+
+
+class MemorySize(_Quantity):
+    """`4g`, `512m` -> megabytes (2**20 bytes)."""
+
+    name = "size"
+    units = {"b": 2**-20, "k": 2**-10, "kb": 2**-10, "m": 1, "mb": 1, "g": 2**10, "gb": 2**10, "t": 2**20, "tb": 2**20}
+    default = "m"
+    example = "4g or 512m"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        megabytes = int(super().convert(value, param, ctx))
+        if megabytes < LEAST_MEMORY_MB:
+            self.fail(f"'{value}' is too little to start anything; give at least {LEAST_MEMORY_MB}m", param, ctx)
+        return megabytes
+
+
+class Seconds(_Quantity):
+    """`90s`, `30m`, `2h` -> seconds."""
+
+    name = "time"
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    default = "s"
+    example = "90s, 30m or 2h"
+
+
+executor_option = click.option(
+    "--executor",
+    type=click.Choice(["auto", "docker", "native"]),
+    default="auto",
+    envvar="MOODBENCH_EXECUTOR",
+    show_default=True,
+    help="Containers or child processes; auto: containers where engine and image are here.",
+)
 results_option = click.option(
     "--results",
     type=click.Path(path_type=Path),

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import CommaList, IntList, results_option
+from harness.cli.options import CommaList, IntList, MemorySize, Seconds, executor_option, results_option
 from harness.errors import InputError
 
 if TYPE_CHECKING:
     from harness.catalog import DatasetEntry
+    from harness.executors.choice import AskedExecutor
     from harness.runs import RunOutcome
 
 EPILOG = """\b
@@ -39,6 +40,9 @@ Running again into the same --run finishes what is missing. Exit codes: 0 all fi
 @click.option("--seeds", type=IntList(), help="One cell per seed.  [default: the suite's, else 42]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Cells at a time.")
+@executor_option
+@click.option("--memory", type=MemorySize(), help="Per cell, such as 4g; containers only.  [default: a fair share]")
+@click.option("--timeout", type=Seconds(), help="Per cell, such as 90s, 30m or 2h.  [default: none]")
 @click.option("--smoke", is_flag=True, help="50/20/20 rows, 1 epoch; also MOODBENCH_TEST_MODE=1.")
 @click.option("--run", "name", help="Folder under the results; running again finishes what is missing.")
 @results_option
@@ -59,6 +63,9 @@ def run(
     seeds: list[int] | None,
     device: str,
     jobs: int,
+    executor: AskedExecutor,
+    memory: int | None,
+    timeout: float | None,
     smoke: bool,
     name: str | None,
     results: Path,
@@ -79,7 +86,8 @@ def run(
             smoke=smoke,
         )
         wanted = build_suite(suite, selection)
-        outcome = asyncio.run(execute(wanted, RunOptions(results, name, device, jobs), display))
+        options = RunOptions(results, name, device, jobs, executor, memory, timeout)
+        outcome = asyncio.run(execute(wanted, options, display))
     if not json_lines:
         _print_end(outcome)
     return outcome.finished.exit_code

@@ -1,35 +1,88 @@
-"""Where an attempt runs. One protocol; `native` starts a child process."""
+"""Where the runner works: `native` starts child processes, `docker` containers. One protocol."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from harness.store import AttemptPaths
-from runner.contract import CellSpec
+from runner.contract import CellSpec, ExecutorName, FailureKind
 
 
 @dataclass(frozen=True)
 class Exit:
-    """How an attempt's process ended: an exit code, or the signal that ended it."""
+    """How an attempt ended: an exit code, or the signal that ended it; and the cause, where the executor knows it
+    better than the attempt itself."""
 
     code: int | None
     signal: int | None = None
+    cause: FailureKind | None = None
+    detail: str = ""  # a sentence that says how it is known
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What cells can share: cores, and memory in MB (2**20 bytes) where cells can be held to it."""
+
+    cores: int
+    memory_mb: int | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A call of the runner that is no cell: `info`, `fetch`, `prepare`.
+
+    `folder` belongs to the asker, is writable, and holds a lock for as long as the answer is wanted (harness.scratch).
+    `reads` and `writes` are further files and folders that the answer needs; `network` says whether it may reach any.
+    """
+
+    arguments: tuple[str, ...]
+    folder: Path
+    reads: tuple[Path, ...] = ()
+    writes: tuple[Path, ...] = ()
+    network: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: bytes
+    err: bytes
 
 
 class Handle(Protocol):
     """A started attempt."""
 
-    async def wait(self) -> Exit: ...
+    async def wait(self) -> Exit:
+        """Until it has ended and nothing of it is left. Raises ExecutorError where that can no longer be known."""
+        ...
 
     async def stop(self, grace_s: float) -> None:
-        """Ask it to end, then make it; returns when nothing of it is left."""
+        """Ask it to end, then make it; returns when nothing of it runs any more."""
         ...
 
 
 class Executor(Protocol):
-    name: str
+    @property
+    def name(self) -> ExecutorName: ...
+
+    @property
+    def image_digest(self) -> str | None: ...
+
+    @property
+    def capacity(self) -> Capacity: ...
 
     async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Handle:
         """Start the attempt whose `spec.json` is written. Raises SetupError."""
+        ...
+
+    async def ask(self, question: Question) -> Answer:
+        """Stopped with its asker. Raises SetupError."""
+        ...
+
+    async def close(self) -> None:
+        """Leave nothing behind."""
         ...

@@ -1,4 +1,4 @@
-"""Runs an attempt as a child process of this one: CPU, CUDA, Apple MPS.
+"""Runs the runner as child processes of this one: CPU, CUDA, Apple MPS.
 
 The child leads a process group of its own, so that Ctrl-C reaches the host alone and the host ends the whole group.
 Its standard input is a pipe that nothing is written to: it closes when the host is gone, however the host went, and
@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from harness.errors import SetupError
-from harness.executors import Exit, Handle
+from harness.executors import Answer, Capacity, Exit, Handle, Question
 from harness.store import AttemptPaths
-from runner.contract import CellSpec
+from runner.contract import CellSpec, ExecutorName, usable_cores
 
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|KAGGLE_", re.IGNORECASE)
 
@@ -29,10 +29,13 @@ def runner_command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "runner", "--watch-stdin", *arguments]
 
 
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if not SECRET.search(name)}
+
+
 def cell_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The host's environment without secrets, offline, and with a fixed hash seed."""
-    kept = {name: value for name, value in environment.items() if not SECRET.search(name)}
-    return kept | {
+    return without_secrets(environment) | {
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
         "PYTHONHASHSEED": "0",
@@ -41,7 +44,12 @@ def cell_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class NativeExecutor:
-    name = "native"
+    name: ExecutorName = "native"
+    image_digest = None
+
+    @property
+    def capacity(self) -> Capacity:
+        return Capacity(cores=usable_cores())
 
     async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Handle:
         command = runner_command("run", str(attempt.spec), "--out", str(attempt.folder))
@@ -58,6 +66,28 @@ class NativeExecutor:
         except OSError as error:
             raise SetupError(f"cannot start a cell: {error}", "check free memory, disk and process limits") from error
         return NativeHandle(process)
+
+    async def ask(self, question: Question) -> Answer:
+        process = await asyncio.create_subprocess_exec(
+            *runner_command(*question.arguments),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=without_secrets(os.environ) | dict(question.environment),
+        )
+        assert process.stdout is not None and process.stderr is not None
+        try:  # not communicate(): it would close the standard input that tells the child that its host lives
+            out, err = await asyncio.gather(process.stdout.read(), process.stderr.read())
+            await process.wait()
+        except asyncio.CancelledError:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise
+        return Answer(process.returncode or 0, out, err)
+
+    async def close(self) -> None:
+        pass
 
 
 class NativeHandle:
