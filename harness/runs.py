@@ -7,11 +7,12 @@ import fcntl
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -117,13 +118,11 @@ def only_one(folder: RunFolder) -> Iterator[None]:
     did not become a run is removed again."""
     path = folder.folder / ".lock"
     with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             raise InputError(
                 f"another moodbench is filling the run '{folder.folder.name}'",
                 "wait for it, or give another --run name",
-            ) from None
+            )
         try:
             yield
         finally:
@@ -131,6 +130,19 @@ def only_one(folder: RunFolder) -> Iterator[None]:
                 path.unlink(missing_ok=True)
                 with suppress(OSError):  # something else lies there: not ours to remove
                     folder.folder.rmdir()
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Take the lock, unless another process keeps it; one that only looks whether it is held (`moodbench clean`, the
+    start of another run) has it for a moment."""
+    for _ in range(5):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
 
 
 class _RankingFirst:

@@ -45,6 +45,7 @@ class World:
             [*COMMAND, *map(str, arguments)],
             cwd=self.folder,
             env=self.environment | environment,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=600,

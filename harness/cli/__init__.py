@@ -18,6 +18,7 @@ COMMANDS = {
     "leaderboard": ("leaderboard", "Show the ranking of a run."),
     "models": ("models", "List and show models."),
     "datasets": ("datasets", "List, show and preview datasets."),
+    "clean": ("clean", "Remove what killed runs left behind."),
     "doctor": ("doctor", "Check what this machine offers and what needs fixing."),
     "schema": ("schema", "Print the JSON Schemas of all files."),
 }

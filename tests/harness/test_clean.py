@@ -1,0 +1,67 @@
+"""Folders; containers are in tests/test_containers.py."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+import pytest
+
+from harness.clean import find_leftovers
+from harness.scratch import LOCK, scratch
+from tests.support import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """No engine answers here."""
+    (tmp_path / "home").mkdir()
+    return World(tmp_path)
+
+
+def abandoned(world: World) -> list[Path]:
+    """A scratch folder and a run folder whose hosts are gone."""
+    left = [world.folder / "cache" / "scratch" / "4711-abcd", world.folder / "results" / "never-began"]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / LOCK).touch()
+    (left[0] / "model-0.json").write_text("{}")
+    return left
+
+
+NO_ENGINE = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
+
+
+def test_what_killed_hosts_left_is_listed_and_removed(world: World) -> None:
+    left = abandoned(world)
+    run = world.folder / "results" / "real"
+    run.mkdir()
+    for name in (".lock", "run.json"):
+        (run / name).touch()
+    outcome = world.moodbench("clean", "--yes", **NO_ENGINE)
+    assert outcome.code == 0, outcome.err
+    assert all(str(folder.name) in outcome.out for folder in left)
+    assert "Removed 2 of 2." in outcome.out
+    assert "containers were not looked for" in outcome.err
+    assert not any(folder.exists() for folder in left)
+    assert (run / "run.json").exists()
+    assert "Nothing is left over." in world.moodbench("clean", **NO_ENGINE).out
+
+
+def test_it_asks_first(world: World) -> None:
+    left = abandoned(world)
+    outcome = world.moodbench("clean", **NO_ENGINE)  # standard input is closed: nobody says yes
+    assert outcome.code != 0
+    assert all(folder.exists() for folder in left)
+
+
+def test_what_is_in_use_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOODBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    run = tmp_path / "results" / "preparing"
+    run.mkdir(parents=True)
+    with (run / ".lock").open("w") as lock, scratch() as folder:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert find_leftovers(tmp_path / "results").found == ()
+    assert not folder.exists()
+    assert [leftover.name for leftover in find_leftovers(tmp_path / "results").found] == [str(run)]
