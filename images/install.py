@@ -64,7 +64,11 @@ def main() -> None:
 def install_torch() -> None:
     """By itself and without dependencies: no index but torch's own can then offer another build of it."""
     if list(WHEELS.glob("torch-*.whl")):
-        pip("install", "--no-deps", "--no-index", *wheelhouse(), "torch")
+        try:
+            pip("install", "--no-deps", "--no-index", *wheelhouse(), "torch")
+        except SystemExit:
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            sys.exit(f"error: no torch wheel of the wheelhouse fits Python {version}: add one that does, or none")
     else:
         pip("install", "--no-deps", "--index-url", os.environ["TORCH_INDEX_URL"], "torch")
 

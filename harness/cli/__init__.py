@@ -19,6 +19,7 @@ COMMANDS = {
     "models": ("models", "List and show models."),
     "datasets": ("datasets", "List, show and preview datasets."),
     "clean": ("clean", "Remove what killed runs left behind."),
+    "images": ("images", "Build, list and remove the images that cells run in."),
     "doctor": ("doctor", "Check what this machine offers and what needs fixing."),
     "schema": ("schema", "Print the JSON Schemas of all files."),
 }

@@ -47,6 +47,7 @@ rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/* "$r
     "$root"/tmp/* "$root"/var/tmp/*
 # debootstrap copies these two from the host; Docker makes its own for each container.
 rm -f "$root/etc/resolv.conf" "$root/etc/hostname"
+echo "deb https://deb.debian.org/debian $suite main" > "$root/etc/apt/sources.list"  # not the mirror, which may be private
 ln -sf python3 "$root/usr/bin/python"
 
 tar --one-file-system --numeric-owner -C "$root" -c . |
