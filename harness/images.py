@@ -35,6 +35,7 @@ KINDS: tuple[ImageKind, ...] = get_args(ImageKind)
 
 REPOSITORY = "moodbench-runner"
 DEFAULT_BASE = "python:3.12-slim"  # also in both Dockerfiles
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # also in Dockerfile.cpu, whose layers a stand-in then shares
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 IMAGE_LABEL = "dev.moodbench.image"  # cpu, cuda, or cuda-standin
 SOURCE_LABEL = "dev.moodbench.source"
@@ -337,7 +338,7 @@ def _arguments(inputs: BuildInputs) -> dict[str, str]:
     arguments = {
         "BASE_IMAGE": inputs.base_image,
         "INDEX_URL": inputs.index_url,
-        "TORCH_INDEX_URL": inputs.torch_index_url,
+        "TORCH_INDEX_URL": inputs.torch_index_url or (TORCH_CPU_INDEX if inputs.torch_build == "cpu" else None),
         "TORCH_BUILD": inputs.torch_build,
     }
     return {name: value for name, value in arguments.items() if value}
@@ -508,7 +509,7 @@ def find_unneeded(client: docker.DockerClient, *, everything: bool) -> list[Unne
     seen: set[str] = set()
     for stage in sorted(stages, key=lambda stage: cast(str, stage.attrs["Created"]), reverse=True):
         kind = stage.labels[STAGE_LABEL]
-        if everything or kind in seen:  # the newest of each kind is what makes the next build fast
+        if everything or kind in seen | {"unfinished"}:  # the newest of each kind is what makes the next build fast
             name = stage.id.removeprefix("sha256:")[:12]
             unneeded.append(Unneeded(name, stage.id, stage.attrs["Size"], "build cache", stage.id in used))
         seen.add(kind)
