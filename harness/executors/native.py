@@ -13,14 +13,18 @@ import re
 import signal
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from harness.errors import SetupError
 from harness.executors import Answer, Capacity, Exit, Handle, Question
+from harness.executors.logs import LogWriter
 from harness.store import AttemptPaths
 from runner.contract import CellSpec, ExecutorName, usable_cores
 
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|KAGGLE_", re.IGNORECASE)
+
+
+OUTPUT_GRACE_S = 2.0  # for what has left the process group and still holds its output
 
 
 def runner_command(*arguments: str) -> list[str]:
@@ -53,19 +57,26 @@ class NativeExecutor:
 
     async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Handle:
         command = runner_command("run", str(attempt.spec), "--out", str(attempt.folder))
-        try:
-            with attempt.log.open("wb") as log:
+        with ExitStack() as failed, ExitStack() as started:
+            try:
+                log = LogWriter(attempt.log)
+                failed.callback(log.close)
+                output, printed = os.pipe()  # not asyncio's: waiting for the process would wait for whoever holds it
+                failed.callback(os.close, output)
+                started.callback(os.close, printed)
                 process = await asyncio.create_subprocess_exec(
                     *command,
                     stdin=asyncio.subprocess.PIPE,
-                    stdout=log,
+                    stdout=printed,
                     stderr=asyncio.subprocess.STDOUT,
                     start_new_session=True,
                     env=cell_environment(os.environ),
                 )
-        except OSError as error:
-            raise SetupError(f"cannot start a cell: {error}", "check free memory, disk and process limits") from error
-        return NativeHandle(process)
+            except OSError as error:
+                hint = "check free memory, disk and process limits"
+                raise SetupError(f"cannot start a cell: {error}", hint) from error
+            failed.pop_all()
+        return NativeHandle(process, asyncio.ensure_future(_write_log(output, log)))
 
     async def ask(self, question: Question) -> Answer:
         process = await asyncio.create_subprocess_exec(
@@ -91,12 +102,16 @@ class NativeExecutor:
 
 
 class NativeHandle:
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: asyncio.Future[None]) -> None:
         self._process = process
+        self._log = log
 
     async def wait(self) -> Exit:
         code = await self._process.wait()
         self._signal_group(signal.SIGKILL)  # whatever it may have forked
+        await asyncio.wait({self._log}, timeout=OUTPUT_GRACE_S)
+        self._log.cancel()
+        await asyncio.wait({self._log})
         return Exit(code=None, signal=-code) if code < 0 else Exit(code=code)
 
     async def stop(self, grace_s: float) -> None:
@@ -110,3 +125,18 @@ class NativeHandle:
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+
+
+async def _write_log(output: int, log: LogWriter) -> None:
+    """Until nothing can print any more."""
+    reader = asyncio.StreamReader()
+    pipe = os.fdopen(output, "rb")
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    try:
+        while chunk := await reader.read(2**16):
+            log.feed(chunk)
+    finally:
+        transport.close()
+        log.close()

@@ -130,6 +130,26 @@ def test_what_it_forked_ends_with_it(attempt: AttemptPaths, stand_in: Callable[[
     wait_for(lambda: gone(int((attempt.folder / "child").read_text())))
 
 
+def test_what_left_the_group_does_not_hold_its_end_up(
+    attempt: AttemptPaths, stand_in: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "OUTPUT_GRACE_S", 0.2)
+    stand_in(
+        "import subprocess; print('before', flush=True); "
+        "subprocess.Popen(['sleep', '20'], start_new_session=True, stdin=subprocess.DEVNULL)"
+    )
+    started = time.monotonic()
+    assert run(attempt) == Exit(code=0)
+    assert time.monotonic() - started < 10
+    assert attempt.log.read_text() == "before\n"
+
+
+def test_the_log_is_plain_text(attempt: AttemptPaths, stand_in: Callable[[str], None]) -> None:
+    stand_in(r"print('\x1b[31mred\x1b[0m', end='\n 1%\r 2%\n')")
+    assert run(attempt) == Exit(code=0)
+    assert attempt.log.read_text() == "red\n 2%\n"
+
+
 def test_a_program_that_is_not_there(attempt: AttemptPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "runner_command", lambda *arguments: ["/absent/python"])
     with pytest.raises(SetupError, match="cannot start a cell"):
