@@ -2,7 +2,7 @@
 
 run SPEC.json --out DIR      one attempt at one cell; leaves result.json or failure.json in DIR
 prepare REQUEST.json --out FILE --cache DIR   a dataset into canonical splits; FILE gets the PreparedDataset
-fetch MODEL.json --out FILE  find (or download) a model's files and check them; FILE gets the resolved ModelSpec
+fetch MODEL.json --out FILE  find (or download) a model's files and check them; FILE gets the FetchedModel
 info                         devices and package versions, as JSON on stdout
 
 Exit codes: 0 done; 1 failed, failure.json (run) or FILE (others) says why; 2 usage or an unreadable spec.
@@ -167,9 +167,9 @@ def fetch_model(args: argparse.Namespace) -> int:
     request = read(args.request, ModelSpec)
 
     def work() -> object:
-        from runner.models.resolve import resolve
+        from runner.models.resolve import fetch
 
-        return resolve(request)
+        return fetch(request)
 
     return _answer(args.out, request.alias, work)
 

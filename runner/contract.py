@@ -104,6 +104,14 @@ class ModelSpec(Base, frozen=True, kw_only=True):
     trust_remote_code: bool = False
 
 
+class FetchedModel(Base, frozen=True, kw_only=True):
+    """The answer of `fetch`."""
+
+    model: ModelSpec  # resolved
+    downloaded: bool = False  # False: it was here
+    notes: tuple[str, ...] = ()  # sentences for the user: what was chosen on the way
+
+
 # --- datasets ---------------------------------------------------------------------------------
 
 
@@ -159,6 +167,7 @@ class PreparedDataset(Base, frozen=True, kw_only=True):
     splits: dict[Split, SplitInfo]
     text_column: str
     label_column: str
+    revision: str | None = None  # of the source: the hub's commit, Kaggle's version
     slice_columns: tuple[str, ...] = ()
     max_length: int = 128
     dropped: dict[str, int] = {}  # reason -> rows

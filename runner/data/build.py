@@ -69,6 +69,7 @@ class Built:
     slice_columns: tuple[str, ...]
     dropped: dict[str, int]
     notes: tuple[str, ...]
+    revision: str | None
 
     def tables(self) -> dict[Split, pa.Table]:
         """The Arrow table of each split; a kept column has one type in all of them."""
@@ -153,6 +154,7 @@ def build(request: DatasetRequest) -> Built:
         columns.slices,
         dict(sorted(log.dropped.items())),
         tuple(log.notes),
+        source.revision,
     )
 
 

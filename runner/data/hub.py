@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+from pathlib import Path
 from typing import Any
 
 from runner.contract import DatasetRequest, Split
@@ -22,7 +24,14 @@ def read_hub(request: DatasetRequest) -> Source:
     }
     unused = [name for name in loaded if name not in chosen.values()]
     notes = (f"Splits of the source that are not used: {', '.join(unused)}.",) if unused else ()
-    return Source(tables, notes=notes)
+    return Source(tables, notes=notes, revision=_commit(loaded))
+
+
+def _commit(loaded: Any) -> str | None:
+    """The commit that the files came from, which the library's cache names: .../CONFIG/VERSION/COMMIT/FILE.arrow."""
+    files = [Path(file["filename"]) for dataset in loaded.values() for file in dataset.cache_files]
+    found = {file.parent.name for file in files if re.fullmatch("[0-9a-f]{40}", file.parent.name)}
+    return found.pop() if len(found) == 1 else None
 
 
 def _load(request: DatasetRequest) -> Any:
@@ -73,7 +82,7 @@ def _unreachable(request: DatasetRequest, what: str, error: Exception) -> Runner
     return RunnerError(
         "environment",
         f"{what} is not in the local cache and the hub cannot be reached",
-        f"connect to the internet and run `moodbench datasets preview {request.name}` once; then it works offline, "
+        f"connect to the internet and run `moodbench fetch --datasets {request.name}` once; then it works offline, "
         "or give the files in place of hub: train: FILE and test: FILE, or one file: FILE that is yet to be split",
     )
 

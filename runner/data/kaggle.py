@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runner.contract import DatasetRequest
+import msgspec
+
+from runner.contract import DatasetRequest, slug
 from runner.data.files import SUFFIXES
+from runner.data.sources import Source, read_files
 from runner.errors import RunnerError
+from runner.locks import alone
 
 
-def files_of_kaggle(request: DatasetRequest) -> dict[str, str]:
-    """split -> absolute path. `files` names files of the dataset; without it the only readable one is the pool.
+def read_kaggle(request: DatasetRequest) -> Source:
+    """Tables of a Kaggle dataset. Raises RunnerError (`environment`, `disk_full`, `data`, `configuration`)."""
+    folder = Path(_fetch(request))
+    source = read_files(msgspec.structs.replace(request, files=_files(request, folder)))
+    return replace(source, revision=folder.name if folder.parent.name == "versions" else None)
 
-    Raises RunnerError (`environment`, `disk_full`, `data`, `configuration`).
-    """
-    folder = Path(_download(request))
+
+def _files(request: DatasetRequest, folder: Path) -> dict[str, str]:
+    """split -> absolute path. `files` names files of the dataset; without it the only readable one is the pool."""
     readable = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     names = ", ".join(str(path.relative_to(folder)) for path in readable) or "none that can be read"
     if not request.files:
@@ -34,7 +42,7 @@ def files_of_kaggle(request: DatasetRequest) -> dict[str, str]:
     return {split: str(folder / name) for split, name in request.files.items()}
 
 
-def _download(request: DatasetRequest) -> str:
+def _fetch(request: DatasetRequest) -> str:
     """The folder of the dataset in kagglehub's cache; offline the newest version there."""
     if not request.location:
         raise RunnerError(
@@ -60,7 +68,8 @@ def _download(request: DatasetRequest) -> str:
             raise _unreachable(request, what, ConnectionError())
         return cached
     try:
-        return str(kagglehub.dataset_download(handle))
+        with alone(_cache() / f".{slug(handle)}.lock"):  # kagglehub has none of its own
+            return str(kagglehub.dataset_download(handle))
     except (CredentialError, UnauthenticatedError) as error:
         raise _no_credentials(what) from error
     except KaggleApiHTTPError as error:
@@ -82,22 +91,26 @@ def _offline() -> bool:
 def _newest_cached(handle: str) -> str | None:
     """The folder of the newest complete version in kagglehub's cache: unless told a version, kagglehub asks the network
     for the newest even when it has one. Layout: datasets/OWNER/NAME/versions/N and, once complete, N.complete."""
-    from kagglehub.config import get_cache_folder  # type: ignore[import-untyped]
-
     owner_and_name, _, version = handle.partition("/versions/")
-    place = Path(get_cache_folder()) / "datasets" / owner_and_name
+    place = _cache() / "datasets" / owner_and_name
     known = [int(path.stem) for path in place.glob("*.complete") if path.stem.isdecimal()]
     versions = [number for number in known if version in ("", str(number))]
     folder = place / "versions" / str(max(versions, default=0))
     return str(folder) if folder.is_dir() else None
 
 
+def _cache() -> Path:
+    from kagglehub.config import get_cache_folder  # type: ignore[import-untyped]
+
+    return Path(get_cache_folder())
+
+
 def _no_credentials(what: str) -> RunnerError:
     return RunnerError(
         "environment",
         f"{what} needs Kaggle credentials and there are none",
-        "create a token at kaggle.com/settings and save it as ~/.kaggle/kaggle.json, or download the "
-        "dataset by hand and give file: PATH in place of kaggle",
+        "create a token at kaggle.com/settings and set KAGGLE_API_TOKEN (or KAGGLE_USERNAME and KAGGLE_KEY), in the "
+        "environment or in .env, or download the dataset by hand and give file: PATH in place of kaggle",
     )
 
 
@@ -126,6 +139,6 @@ def _unreachable(request: DatasetRequest, what: str, error: Exception) -> Runner
     return RunnerError(
         "environment",
         f"{what} is not in the local cache and Kaggle cannot be reached",
-        f"connect to the internet and run `moodbench datasets preview {request.name}` once; then it works offline, "
+        f"connect to the internet and run `moodbench fetch --datasets {request.name}` once; then it works offline, "
         "or download it by hand and give file: PATH in place of kaggle",
     )

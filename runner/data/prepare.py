@@ -3,7 +3,8 @@
     <cache>/<slug(name)>-<12 hex of key>/{train,validation,test}.parquet + prepared.json
 
 The folder is built under a temporary name beside its place and renamed when whole, so that a half-made one is never
-taken for whole and several processes may prepare the same thing at once: the first to rename wins.
+taken for whole. Of several processes that want the same thing at once one builds it while the others wait; should two
+build it all the same, where the file system has no locks, the first to rename wins.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from runner.data.embedded import rewrite_embedded
 from runner.data.files import sha256_of
 from runner.data.prepared import PREPARED_JSON, split_file, split_is_whole
 from runner.errors import RunnerError
+from runner.locks import alone
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,7 +59,8 @@ def prepare(request: DatasetRequest, cache: Path) -> PreparedDataset:
         return ready
     from runner.data.build import build
 
-    return _publish(build(request), request, folder)
+    with alone(folder.parent / ".locks" / folder.name):
+        return _read_whole(folder) or _publish(build(request), request, folder)  # made while this one waited
 
 
 def request_key(request: DatasetRequest) -> str:
@@ -163,6 +166,7 @@ def _describe(built: Built, request: DatasetRequest, folder: Path, tables: dict[
         splits=splits,
         text_column=built.text_column,
         label_column=built.label_column,
+        revision=built.revision,
         slice_columns=built.slice_columns,
         max_length=request.max_length,
         dropped=built.dropped,

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import msgspec
-
 from runner.contract import SPLITS, DatasetRequest, Split
 from runner.data.files import Columns, read_file
 from runner.errors import RunnerError
@@ -52,6 +50,7 @@ class Source:
     tables: dict[Split, SourceTable]
     dropped: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    revision: str | None = None  # the hub's commit, Kaggle's version
 
 
 def table_of(name: str, origin: str, columns: Columns, class_names: Mapping[str, tuple[str, ...]]) -> SourceTable:
@@ -67,9 +66,9 @@ def read_source(request: DatasetRequest) -> Source:
 
         source = read_hub(request)
     elif request.source == "kaggle":
-        from runner.data.kaggle import files_of_kaggle
+        from runner.data.kaggle import read_kaggle
 
-        source = read_files(msgspec.structs.replace(request, files=files_of_kaggle(request)))
+        source = read_kaggle(request)
     else:
         source = read_files(request)
     read = ", ".join(f"{len(t.numbers):,} rows from {t.origin} ({t.name})" for t in source.tables.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from runner.contract import ModelSpec
+from runner.contract import FetchedModel, ModelSpec
 from runner.errors import RunnerError
 from runner.models import hub, weights
 
@@ -16,6 +16,12 @@ from runner.models import hub, weights
 def resolve(
     spec: ModelSpec, *, offline: bool = False, cache: Path | None = None, endpoint: str | None = None
 ) -> ModelSpec:
+    return fetch(spec, offline=offline, cache=cache, endpoint=endpoint).model
+
+
+def fetch(
+    spec: ModelSpec, *, offline: bool = False, cache: Path | None = None, endpoint: str | None = None
+) -> FetchedModel:
     """Find a model's folder and digests; `scratch` and `baseline` have neither and come back as they are.
 
     `cache` and `endpoint` stand for the hub's own (HF_HUB_CACHE, HF_ENDPOINT). Nothing is imported or run
@@ -23,20 +29,21 @@ def resolve(
     missing, broken, refused or not the expected ones), `configuration` (an entry that cannot be).
     """
     if spec.kind in ("scratch", "baseline"):
-        return spec
-    revision = spec.revision
+        return FetchedModel(model=spec)
+    revision, downloaded, notes = spec.revision, False, ()
     if spec.kind == "path":
         folder = Path(spec.name).expanduser().resolve()
     elif spec.kind == "package":
         folder = _package_folder(spec)
         revision = revision or _distribution_version(spec.name)
     else:
-        folder = hub.snapshot(spec, offline=offline, cache=cache, endpoint=endpoint)
-        revision = folder.name
+        found = hub.snapshot(spec, offline=offline, cache=cache, endpoint=endpoint)
+        folder, revision, downloaded, notes = found.folder, found.folder.name, found.downloaded, found.notes
     files = weights.check_folder(folder, spec.alias)
     _check_code(folder, spec)
-    found = weights.digests(files, spec.weights_sha256, spec.alias)
-    return msgspec.structs.replace(spec, folder=str(folder), revision=revision, weights_sha256=found)
+    digests = weights.digests(files, spec.weights_sha256, spec.alias)
+    model = msgspec.structs.replace(spec, folder=str(folder), revision=revision, weights_sha256=digests)
+    return FetchedModel(model=model, downloaded=downloaded, notes=notes)
 
 
 def _package_folder(spec: ModelSpec) -> Path:
@@ -44,6 +51,8 @@ def _package_folder(spec: ModelSpec) -> Path:
         raise RunnerError(
             "configuration", f"model '{spec.alias}' names no package", "give `package: {module: ..., folder: ...}`"
         )
+    if spec.folder is not None and Path(spec.folder).is_dir():  # the host's installation, where an image has none
+        return Path(spec.folder)
     top, *inner = spec.package.module.split(".")  # a dotted name would import its parents
     found = importlib.util.find_spec(top)
     places = list(found.submodule_search_locations or ()) if found else []

@@ -20,6 +20,7 @@ from runner.contract import (
     Finished,
     LeaseReleased,
     LeaseWanted,
+    Limits,
     LoraSpec,
     Metrics,
     ModelSpec,
@@ -274,13 +275,14 @@ def test_an_unknown_peak_has_a_reason(cell_spec: MakeCell, tmp_path: Path, monke
     assert "memory_allocated_mb" in result.reasons
 
 
-def test_provenance_is_the_cells_own(cell_spec: MakeCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MOODBENCH_IMAGE_DIGEST", "sha256:abc")
-    spec = cell_spec(seed=5)
+def test_provenance_is_the_cells_own(cell_spec: MakeCell, tmp_path: Path) -> None:
+    limits = Limits(memory_mb=4096, cpus=1.5)
+    spec = cell_spec(seed=5, executor="docker", image_digest="sha256:abc", limits=limits)
     provenance = run(spec, tmp_path).provenance
     assert provenance.started < provenance.finished
     assert (provenance.seed, provenance.dataset_fingerprint) == (5, spec.dataset.fingerprint)
     assert (provenance.threads, provenance.image_digest) == (1, "sha256:abc")
+    assert (provenance.executor, provenance.limits) == ("docker", limits)
     assert provenance.packages["torch"]
     assert provenance.ram_mb > 0
     assert provenance.hostname_hash is not None

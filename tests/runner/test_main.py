@@ -26,6 +26,7 @@ from runner.contract import (
     DeviceInfo,
     Failed,
     Failure,
+    FetchedModel,
     ModelSpec,
     PreparedDataset,
     Result,
@@ -355,7 +356,9 @@ def test_prepare_answers_with_the_failure(tmp_path: Path) -> None:
 def test_fetch_answers_with_the_resolved_model(tmp_path: Path, checkpoint: Checkpoint) -> None:
     folder = checkpoint("bert")
     assert main(["fetch", *_write(tmp_path, ModelSpec(alias="Small", kind="path", name=str(folder)))]) == 0
-    model = read(tmp_path / "answer.json", ModelSpec)
+    fetched = read(tmp_path / "answer.json", FetchedModel)
+    model = fetched.model
+    assert (fetched.downloaded, fetched.notes) == (False, ())
     assert model.folder == str(folder)
     assert list(model.weights_sha256) == ["model.safetensors"]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import random
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from runner.contract import SPLITS, DatasetRequest, PreparedDataset, SplitSizes, read
+from runner.contract import SPLITS, DatasetRequest, PreparedDataset, SplitSizes, encode, read
 from runner.data import prepare, read_split
 from runner.data.prepare import explained_writing, request_key
 from runner.data.splits import text_keys
@@ -46,7 +48,7 @@ def test_the_folder_holds_what_the_contract_says(make, prepare_files, reviews):
         assert len(rows) == info.rows == sum(info.classes.values())
         assert rows.labels.dtype == np.int64
         assert np.bincount(rows.labels).tolist() == [info.classes["bad"], info.classes["good"]]
-    assert [path for path in folder.parent.iterdir() if path != folder] == []
+    assert visible(folder.parent) == [folder]
 
 
 def test_the_second_call_reads_the_cache(make, prepare_files, reviews):
@@ -112,13 +114,82 @@ def test_a_damaged_folder_is_made_anew(make, prepare_files, reviews, damage):
     assert len(read_split(first, "test")) == first.splits["test"].rows
 
 
-def test_parallel_prepares_agree(make, tmp_path, reviews):
+@pytest.fixture
+def request_of_many(make, reviews):
     path = make("a.csv", reviews({"good": 600, "bad": 400}))
-    request = DatasetRequest(name="d", source="file", files={"all": str(path)})
-    with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda _: prepare(request, tmp_path / "cache"), range(8)))
+    return DatasetRequest(name="d", source="file", files={"all": str(path)})
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """The builds there have been; each takes a moment, so that others come meanwhile."""
+    from runner.data import build as building
+
+    real, begun = building.build, []
+
+    def build(request):
+        begun.append(request.name)
+        time.sleep(0.2)
+        return real(request)
+
+    monkeypatch.setattr(building, "build", build)
+    return begun
+
+
+def prepare_at_once(request, cache, times=8):
+    with ThreadPoolExecutor(times) as pool:
+        return list(pool.map(lambda _: prepare(request, cache), range(times)))
+
+
+def visible(folder):
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def test_of_parallel_prepares_one_builds(request_of_many, builds, tmp_path):
+    results = prepare_at_once(request_of_many, tmp_path / "cache")
     assert all(result == results[0] for result in results)
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert builds == ["d"]
+    assert len(visible(tmp_path / "cache")) == 1
+
+
+def test_parallel_prepares_agree_without_locks_too(request_of_many, builds, tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available")))
+    results = prepare_at_once(request_of_many, tmp_path / "cache")
+    assert all(result == results[0] for result in results)
+    assert len(builds) > 1
+    assert len(visible(tmp_path / "cache")) == 1
+
+
+def test_processes_prepare_once_and_a_killed_one_blocks_nobody(request_of_many, tmp_path):
+    """The first is killed while it builds; of the two that wait for it then, one builds."""
+    code = """
+import sys, time
+from pathlib import Path
+from runner.contract import DatasetRequest, read
+from runner.data import build as building, prepare
+real, folder = building.build, Path(sys.argv[1])
+def build(request):
+    print("building", flush=True)
+    time.sleep(float(sys.argv[2]))
+    return real(request)
+building.build = build
+prepare(read(folder / "request.json", DatasetRequest), folder / "cache")
+"""
+    (tmp_path / "request.json").write_bytes(encode(request_of_many))
+
+    def start(seconds):
+        command = [sys.executable, "-c", code, str(tmp_path), str(seconds)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    killed = start(60)
+    assert killed.stdout.readline() == "building\n"
+    others = [start(0.2), start(0.2)]
+    time.sleep(0.5)
+    killed.kill()
+    killed.communicate()
+    told = [other.communicate(timeout=60)[0] for other in others]
+    assert sorted(told) == ["", "building\n"]
+    assert [other.returncode for other in others] == [0, 0]
 
 
 def test_the_order_of_rows_does_not_decide_the_splits(make, prepare_files, reviews):

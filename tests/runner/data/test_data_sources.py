@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from runner.data import embedded, prepare, read_split
 from runner.data import kaggle as kaggle_module
 from runner.data.embedded import rewrite_embedded
 from runner.errors import RunnerError
+from tests.hub import Hub, Repository, commit_of, serving
 
 ROOT = Path(__file__).parents[3]
 SENTIMENTS = ("negative", "neutral", "positive")
@@ -196,9 +199,34 @@ except RunnerError as error:
         "and the hub cannot be reached"
     )
     assert hint.startswith(
-        "connect to the internet and run `moodbench datasets preview sst2` once; then it works offline"
+        "connect to the internet and run `moodbench fetch --datasets sst2` once; then it works offline"
     )
     assert "train: FILE and test: FILE" in hint and "files:" not in hint
+
+
+def test_a_hub_dataset_and_the_commit_it_came_from(tmp_path):
+    """Fetched once from the stand-in; then from the library's own cache, without network."""
+    rows = "\n".join(f"a text with number {n},{'good' if n % 2 else 'bad'}" for n in range(60))
+    code = """
+import sys
+from pathlib import Path
+from runner.contract import DatasetRequest
+from runner.data import prepare
+prepared = prepare(DatasetRequest(name="mood", source="hub", location="org/mood"), Path(sys.argv[1]))
+print(prepared.revision, sum(info.rows for info in prepared.splits.values()))
+"""
+
+    def run(cache, **environment):
+        command = [sys.executable, "-c", code, str(tmp_path / cache)]
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        environment = kept | {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.endpoint} | environment
+        done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=True)
+        return done.stdout.split()
+
+    with serving(Hub()) as hub:
+        hub.repositories["datasets/org/mood"] = Repository({"main": {"train.csv": f"text,label\n{rows}".encode()}})
+        assert run("first") == [commit_of("main"), "60"]
+    assert run("second", HF_HUB_OFFLINE="1") == [commit_of("main"), "60"]
 
 
 # --- Kaggle -----------------------------------------------------------------------------------
@@ -239,6 +267,7 @@ def test_the_cache_is_laid_out_as_kagglehub_does(kaggle_cache):
 def test_kaggle_from_its_cache(kaggle_cache, tmp_path, settings, rows):
     prepared = prepare(kaggle_request(**settings), tmp_path / "cache")
     assert sum(info.rows for info in prepared.splits.values()) == rows
+    assert prepared.revision == ("1" if rows == 20 else "2")
     assert "reviews.csv is not UTF-8; it was read as latin-1." in prepared.notes
 
 
@@ -300,6 +329,27 @@ def test_kaggle_errors(tmp_path, monkeypatch, error, kind, message):
     assert message in caught.value.message
     assert "files:" not in caught.value.hint
     assert caught.value.kind == kind
+
+
+def test_kaggle_downloads_one_dataset_once_at_a_time(kaggle_cache, tmp_path, monkeypatch):
+    """kagglehub has no lock: two downloads of one dataset would write the same archive."""
+    import kagglehub
+
+    within, most = [], []
+
+    def download(handle):
+        within.append(handle)
+        time.sleep(0.05)
+        most.append(len(within))
+        within.pop()
+        return kaggle_module._newest_cached(handle)
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(kagglehub, "dataset_download", download)
+    requests_ = [kaggle_request(sizes=SplitSizes(train=rows)) for rows in (10, 11, 12)]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda request: prepare(request, tmp_path / "cache"), requests_))
+    assert most == [1, 1, 1]
 
 
 def test_kaggle_unreachable_falls_back_on_the_cache(kaggle_cache, tmp_path, monkeypatch):

