@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from harness.credentials import hub_token_source
 from harness.errors import MoodBenchError
 from harness.executors.native import NativeExecutor
 from harness.jobs import Jobs
@@ -174,7 +176,10 @@ def _disk(results: Path) -> Finding:
 
 
 def _token() -> Finding:
-    found = hub_token_source()
+    try:
+        found = hub_token_source(os.environ, Path.cwd())
+    except MoodBenchError as error:
+        return Finding(subject="HF_TOKEN", state="fix", finding=error.message, remedy=error.hint)
     if found:
         return Finding(
             subject="HF_TOKEN",

@@ -8,16 +8,24 @@ torch nor datasets.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import importlib.metadata
+import importlib.util
+import itertools
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from harness.credentials import Access, find_credentials, give_access
 from harness.errors import InputError, SetupError
 from harness.executors import Executor, Question
 from harness.executors.choice import executor_of_jobs
+from harness.network import Outside, outside
 from harness.scratch import cache_folder, scratch
 from runner.contract import (
     ContractError,
@@ -25,6 +33,7 @@ from runner.contract import (
     DeviceInfo,
     Failure,
     FailureKind,
+    FetchedModel,
     ModelSpec,
     PreparedDataset,
     encode,
@@ -37,12 +46,14 @@ AT_ONCE = 2
 
 
 class Jobs:
-    """Asks `executor`; `folder` is a scratch folder of the caller."""
+    """Asks `executor`. `folder` is a scratch folder of the caller; where something is fetched or prepared it takes the
+    credentials too, so no other question may be asked with it."""
 
     def __init__(self, executor: Executor, folder: Path) -> None:
         self._executor = executor
         self._folder = folder
         self._limit = asyncio.Semaphore(AT_ONCE)
+        self._numbers = itertools.count()
 
     async def device_info(self) -> DeviceInfo:
         """Devices and packages where the executor's cells would run. Raises SetupError."""
@@ -60,38 +71,108 @@ class Jobs:
                 "run `python -m runner info` to see what else prints there",
             ) from None
 
-    async def fetch(self, models: Sequence[ModelSpec]) -> list[ModelSpec | Failure]:
+    async def fetch(self, models: Sequence[ModelSpec]) -> list[FetchedModel | Failure]:
         async with all_or_none() as group:
-            tasks = [
-                group.create_task(self._ask("fetch", model, ModelSpec, f"model-{i}")) for i, model in enumerate(models)
-            ]
+            tasks = [group.create_task(self.fetch_one(model)) for model in models]
         return [task.result() for task in tasks]
 
     async def prepare(self, requests: Sequence[DatasetRequest]) -> list[PreparedDataset | Failure]:
-        cache = str(cache_folder() / "datasets")
         async with all_or_none() as group:
-            tasks = [
-                group.create_task(self._ask("prepare", request, PreparedDataset, f"dataset-{i}", "--cache", cache))
-                for i, request in enumerate(requests)
-            ]
+            tasks = [group.create_task(self.prepare_one(request)) for request in requests]
         return [task.result() for task in tasks]
 
-    async def _ask(self, verb: str, request: Any, kind: type[T], stem: str, *options: str) -> T | Failure:
-        """One question: the request as `stem`.json in the folder, the answer as `stem`.answer.json."""
+    async def fetch_one(self, model: ModelSpec) -> FetchedModel | Failure:
+        """Raises InputError, SetupError."""
+        if model.kind in ("scratch", "baseline"):
+            return FetchedModel(model=model)
+        if model.kind == "package":
+            model = found_here(model)
+        folder = Path(model.name).expanduser().absolute() if model.kind == "path" else model.folder
+        reads = (Path(folder),) if folder is not None and Path(folder).is_dir() else ()
+        return await self._ask("fetch", model, FetchedModel, reads=reads, network=model.kind == "hub")
+
+    async def prepare_one(self, request: DatasetRequest) -> PreparedDataset | Failure:
+        """Raises InputError, SetupError."""
+        cache = prepared_cache()
+        with suppress(OSError):  # the answer says what is wrong with it
+            cache.mkdir(parents=True, exist_ok=True)
+        files = request.files.values() if request.source == "file" else ()
+        return await self._ask(
+            "prepare",
+            request,
+            PreparedDataset,
+            "--cache",
+            str(cache),
+            reads=tuple(path for path in map(Path, files) if path.is_file()),
+            writes=(cache,) if cache.is_dir() else (),
+            network=request.source in ("hub", "kaggle"),
+        )
+
+    async def _ask(
+        self,
+        verb: str,
+        request: Any,
+        kind: type[T],
+        *options: str,
+        reads: tuple[Path, ...] = (),
+        writes: tuple[Path, ...] = (),
+        network: bool,
+    ) -> T | Failure:
+        """One question: the request as a file in the folder, the answer as another."""
         name = getattr(request, "alias", None) or request.name
+        stem = f"{verb}-{next(self._numbers)}"
         question, answer = self._folder / f"{stem}.json", self._folder / f"{stem}.answer.json"
         question.write_bytes(encode(request))
+        environment: dict[str, str] = {}
+        if network:
+            reads += self._outside.reads + self._access.reads
+            writes += self._outside.writes
+            environment = self._outside.environment | self._access.environment
         arguments = (verb, str(question), "--out", str(answer), *options)
         async with self._limit:
-            ended = await self._executor.ask(Question(arguments, self._folder, network=True))
+            ended = await self._executor.ask(Question(arguments, self._folder, reads, writes, network, environment))
         try:
-            return read(answer, kind) if ended.code == 0 else read(answer, Failure)
+            return read(answer, kind) if ended.code == 0 else self._masked(read(answer, Failure), network)
         except (ContractError, FileNotFoundError):
-            raise SetupError(
-                f"the runner could not {verb} '{name}': "
-                f"{_last_line(ended.err) or f'it ended with exit code {ended.code}'}",
-                "run `moodbench doctor`",
-            ) from None
+            cause = _last_line(ended.err) or f"it ended with exit code {ended.code}"
+            cause = self._access.masked(cause) if network else cause
+            raise SetupError(f"the runner could not {verb} '{name}': {cause}", "run `moodbench doctor`") from None
+
+    def _masked(self, failure: Failure, network: bool) -> Failure:
+        """Error texts of libraries may quote what was sent."""
+        if not network:
+            return failure
+        texts = {name: getattr(failure, name) or "" for name in ("message", "hint", "traceback")}
+        return msgspec.structs.replace(failure, **{name: self._access.masked(text) for name, text in texts.items()})
+
+    @cached_property
+    def _access(self) -> Access:
+        return give_access(find_credentials(os.environ, Path.cwd()), self._folder, os.environ)
+
+    @cached_property
+    def _outside(self) -> Outside:
+        return outside(os.environ, self._folder)
+
+
+def prepared_cache() -> Path:
+    return cache_folder() / "datasets"
+
+
+def found_here(model: ModelSpec) -> ModelSpec:
+    """A `package` model with the folder and version of this installation, if it has the package: an image has not, and
+    both are to answer the same. Nothing of the package is imported."""
+    if model.package is None:
+        return model
+    top, *inner = model.package.module.split(".")  # a dotted name would import its parents
+    found = importlib.util.find_spec(top)
+    places = list(found.submodule_search_locations or ()) if found else []
+    if not places:
+        return model
+    version = model.revision
+    with suppress(importlib.metadata.PackageNotFoundError):
+        version = version or importlib.metadata.version(model.name)
+    folder = Path(places[0], *inner, model.package.folder).resolve()
+    return msgspec.structs.replace(model, folder=str(folder), revision=version)
 
 
 async def prepare_one(request: DatasetRequest) -> PreparedDataset:
@@ -99,7 +180,7 @@ async def prepare_one(request: DatasetRequest) -> PreparedDataset:
     executor = await executor_of_jobs()
     try:
         with scratch() as folder:
-            answer = (await Jobs(executor, folder).prepare([request]))[0]
+            answer = await Jobs(executor, folder).prepare_one(request)
     finally:
         await executor.close()
     if isinstance(answer, PreparedDataset):
@@ -117,6 +198,21 @@ async def all_or_none() -> AsyncIterator[asyncio.TaskGroup]:
             yield group
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
+
+
+async def stoppable(work: Coroutine[Any, Any, T]) -> T:
+    """Until an engine takes the signals over: SIGTERM and SIGHUP end the work as Ctrl-C does, cleanly."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.remove_signal_handler(number)
 
 
 def _last_line(err: bytes) -> str:

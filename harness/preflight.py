@@ -39,10 +39,10 @@ class Preflight:
 
 async def preflight(suite: Suite, device: str, executors: Executors, notify: Callable[[str], None]) -> Preflight:
     """Answer everything at once. Raises InputError, SetupError."""
-    with scratch() as folder:
+    with scratch() as folder, scratch() as apart:  # a question about devices gets no credentials
         jobs = Jobs(executors.jobs, folder)
         async with all_or_none() as group:
-            asking = group.create_task(Jobs(executors.cells, folder).device_info())
+            asking = group.create_task(Jobs(executors.cells, apart).device_info())
             fetching = group.create_task(jobs.fetch([model.spec() for model in suite.models]))
             preparing = group.create_task(jobs.prepare(suite.requests))
     info = asking.result()
@@ -52,11 +52,13 @@ async def preflight(suite: Suite, device: str, executors: Executors, notify: Cal
             "pip install 'moodbench[runner]', or run cells in containers: moodbench images build",
         )
     found = Preflight(info=info, device=choose_device(device, info))
-    for entry, model in zip(suite.models, fetching.result(), strict=True):
-        if isinstance(model, Failure):
-            found.missing_models[entry.alias] = model
-        else:
-            found.models[entry.alias] = model
+    for entry, fetched in zip(suite.models, fetching.result(), strict=True):
+        if isinstance(fetched, Failure):
+            found.missing_models[entry.alias] = fetched
+            continue
+        found.models[entry.alias] = fetched.model
+        for note in fetched.notes:
+            notify(f"{entry.alias}: {note}")
     for request, dataset in zip(suite.requests, preparing.result(), strict=True):
         if isinstance(dataset, Failure):
             found.missing_datasets[request.name] = dataset

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO
 
 import msgspec
 
@@ -21,6 +19,7 @@ from harness.engine import Engine
 from harness.errors import InputError, SetupError
 from harness.executors import Capacity, Executor
 from harness.executors.choice import AskedExecutor, Executors, choose_executor
+from harness.jobs import stoppable
 from harness.leaderboard import Standing, standing_of, write_leaderboard
 from harness.preflight import Preflight, preflight
 from harness.scratch import sweep
@@ -29,7 +28,6 @@ from harness.store import RunFolder, fresh_name, run_folder, storage_problem
 from harness.suite import CellPlace, Job, Suite, as_mapping, jobs_of, resolve_cell
 from runner.contract import CellSpec, CodeVersion, Event, Failure, Limits, cell_stem
 
-T = TypeVar("T")
 MEMORY_SHARE = 0.9  # of the engine's memory, for all cells together
 PIDS = 512  # processes and threads; a cell on 64 cores has about 200
 
@@ -62,7 +60,7 @@ async def execute(suite: Suite, options: RunOptions, display: Display) -> RunOut
 
 async def _execute(suite: Suite, options: RunOptions, folder: RunFolder, display: Display) -> RunOutcome:
     sweep()
-    executors = await _stoppable(choose_executor(options.executor, options.device, folder))
+    executors = await stoppable(choose_executor(options.executor, options.device, folder))
     try:
         return await _execute_on(executors, suite, options, folder, display)
     finally:
@@ -75,7 +73,7 @@ async def _execute_on(
     executor = executors.cells
     display.note(f"executor: {executor.name} ({executors.reason})")
     limits = limits_of(options, executor)
-    ready = await _stoppable(preflight(suite, options.device, executors, display.note))
+    ready = await stoppable(preflight(suite, options.device, executors, display.note))
     display.note(f"device: {ready.device.value} ({ready.device.reason})")
     specs, unavailable = resolve(suite, ready, executor, limits, threads=_threads(executor.capacity, options.jobs))
     folder.extend(folder.folder.name, dict(as_mapping(suite)), specs, [failure for _, failure in unavailable])
@@ -95,21 +93,6 @@ async def _execute_on(
         raise storage_problem(error, folder.folder) from error
     assert ranking.standing is not None  # a run that returns has told `run_finished`
     return RunOutcome(folder=folder, finished=finished, standing=ranking.standing)
-
-
-async def _stoppable(work: Coroutine[Any, Any, T]) -> T:
-    """Before the engine takes the signals over: SIGTERM and SIGHUP end the work as Ctrl-C does, cleanly."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-    finally:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.remove_signal_handler(number)
 
 
 @contextmanager

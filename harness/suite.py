@@ -133,14 +133,10 @@ def build_suite(name: str | None, selection: Selection) -> Suite:
     if name is None:  # the demo suite lends its models, nothing else
         file = SuiteFile(models=file.models, datasets=())
         suite_name = selection.data.name if selection.data else "-".join(selection.datasets)
-    models = tuple(
-        [_model(m, catalog, Path.cwd()) for m in selection.models] or [_model(m, catalog, base) for m in file.models]
-    )
-    requests = _requests(file, selection, catalog, base)
     suite = Suite(
         name=suite_name,
-        models=models,
-        requests=requests,
+        models=_models(file, base, selection, catalog),
+        requests=_requests(file, base, selection, catalog),
         methods=tuple(_method(m) for m in (selection.methods or file.methods)),
         seeds=tuple(selection.seeds or file.seeds),
         training=file.training,
@@ -149,6 +145,26 @@ def build_suite(name: str | None, selection: Selection) -> Suite:
     )
     _refuse_emptiness_and_repeats(suite)
     return suite
+
+
+def chosen_models(name: str | None, selection: Selection) -> tuple[ModelEntry, ...]:
+    """Those of the selection, else of the suite, if one is named. Raises InputError."""
+    catalog = load_catalog()
+    return _models(*_suite_or_nothing(name, catalog), selection, catalog)
+
+
+def chosen_requests(name: str | None, selection: Selection) -> tuple[DatasetRequest, ...]:
+    """Those of the selection, else of the suite, if one is named. Raises InputError."""
+    catalog = load_catalog()
+    return _requests(*_suite_or_nothing(name, catalog), selection, catalog)
+
+
+def _suite_or_nothing(name: str | None, catalog: Catalog) -> tuple[SuiteFile, Path]:
+    """A suite and the folder its relative paths start from."""
+    if name is None:
+        return SuiteFile(models=(), datasets=()), Path.cwd()
+    file, _, base = read_suite_file(name, catalog)
+    return file, base
 
 
 def test_mode() -> bool:
@@ -169,7 +185,12 @@ def _model(given: str | ModelEntry, catalog: Catalog, base: Path) -> ModelEntry:
     return catalog.model(given)
 
 
-def _requests(file: SuiteFile, selection: Selection, catalog: Catalog, base: Path) -> tuple[DatasetRequest, ...]:
+def _models(file: SuiteFile, base: Path, selection: Selection, catalog: Catalog) -> tuple[ModelEntry, ...]:
+    chosen = [_model(given, catalog, Path.cwd()) for given in selection.models]
+    return tuple(chosen or [_model(given, catalog, base) for given in file.models])
+
+
+def _requests(file: SuiteFile, base: Path, selection: Selection, catalog: Catalog) -> tuple[DatasetRequest, ...]:
     chosen: list[str | DatasetEntry] = list(selection.datasets)
     requests = []
     if selection.data is not None:

@@ -16,6 +16,7 @@ from runner import __version__
 COMMANDS = {
     "run": ("run", "Run a suite, or your own file, and rank the models."),
     "leaderboard": ("leaderboard", "Show the ranking of a run."),
+    "fetch": ("fetch", "Fetch models and prepare datasets, so that runs need no network."),
     "models": ("models", "List and show models."),
     "datasets": ("datasets", "List, show and preview datasets."),
     "clean": ("clean", "Remove what killed runs left behind."),
