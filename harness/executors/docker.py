@@ -1,0 +1,542 @@
+"""Runs the runner in containers, each confined to its attempt's folder (harness.executors.containers says how).
+
+The SDK blocks, so every call of it is made in a pool of threads, and each running container has a thread that reads
+what it prints until it ends. Input and output go over one connection: when this process is gone, however it went, the
+engine closes the runner's standard input and the runner ends itself; the next start removes the ended container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import secrets
+import shutil
+import signal
+import socket
+import struct
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+
+from harness.errors import ExecutorError, MoodBenchError
+from harness.executors import Answer, Capacity, Exit, Question
+from harness.executors.containers import (
+    CELL_ENVIRONMENT,
+    CELL_TMP_MB,
+    EXECUTOR_LABEL,
+    HOST_LABEL,
+    LOCK_LABEL,
+    QUESTION_TMP_MB,
+    ContainerSpec,
+    End,
+    Facilities,
+    StaleContainer,
+    cell_labels,
+    cell_user,
+    described,
+    exit_of,
+    facilities,
+    fresh_name,
+    gone,
+    host_id,
+    image_missing,
+    lock_of,
+    no_gpu,
+    oom_kills,
+    own_user,
+    question_labels,
+    refused,
+)
+from harness.executors.logs import LogWriter
+from harness.executors.mounts import cell_mounts, check_readable, hand_over, mounts, take_back
+from harness.images import BuiltImage, ImageKind, connect, find_image, image_name
+from harness.scratch import is_held
+from harness.store import AttemptPaths, RunFolder, writing
+from runner.contract import CellSpec, ExecutorName
+
+T = TypeVar("T")
+Sink = Callable[[int, bytes], None]  # a stream's number (1 output, 2 errors), a chunk of it
+API_TIMEOUT_S = 30.0
+STOP_CALL_S = 10.0  # a stop waits no longer for an engine that does not answer
+END_S = 20.0  # from the end of its output to that of the container, and from being killed to being gone
+OOM_TOLD_S = 1.0  # the engine may tell why a container was killed a little later than that
+LOST_S = 20.0  # containers end for so long after an engine began to stop
+ANSWER_BYTES = 16 * 2**20
+ATTACHED = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+FIRST_GPU = ("0",)
+
+
+class DockerExecutor:
+    name: ExecutorName = "docker"
+
+    def __init__(self, client: docker.DockerClient, image: BuiltImage, offers: Facilities, run: RunFolder | None):
+        self._client = client
+        self._image = image
+        self._offers = offers
+        self._run = run
+        self._id = secrets.token_hex(8)
+        self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="docker")
+        self._watch = _Watch(client.api, self._id)
+        self._containers: list[_Container] = []
+
+    @classmethod
+    async def open(cls, kind: ImageKind, run: RunFolder | None) -> DockerExecutor:
+        """`run` None: for questions only. Removes the containers of hosts that are gone. Raises SetupError."""
+        return await asyncio.to_thread(cls._open, kind, run)
+
+    @classmethod
+    def _open(cls, kind: ImageKind, run: RunFolder | None) -> DockerExecutor:
+        client = connect(API_TIMEOUT_S)
+        client.api.timeout = API_TIMEOUT_S
+        with _asking():
+            offers = facilities(client.info(), hook=shutil.which("nvidia-container-runtime-hook") is not None)
+            if kind == "cuda" and not offers.gpu:
+                raise no_gpu()
+            image = find_image(client, kind)
+            if image is None:
+                raise image_missing(image_name(kind), kind)
+            sweep(client, run)
+        return cls(client, image, offers, run)
+
+    @property
+    def image_digest(self) -> str | None:
+        return self._image.digest
+
+    @property
+    def capacity(self) -> Capacity:
+        return Capacity(self._offers.cores, self._offers.memory_mb or None)
+
+    async def start(self, attempt: AttemptPaths, spec: CellSpec) -> DockerHandle:
+        return await self.begin(await asyncio.to_thread(self.cell_container, attempt, spec), attempt)
+
+    def cell_container(self, attempt: AttemptPaths, spec: CellSpec) -> ContainerSpec:
+        """How that attempt is confined. Raises ExecutorError."""
+        assert self._run is not None, "opened for questions only"
+        mounted = tuple(cell_mounts(attempt, spec))
+        if os.getuid() == 0:
+            check_readable(mounted)
+        folder = attempt.folder.absolute()
+        limits = spec.limits
+        return ContainerSpec(
+            name=fresh_name(spec.cell, str(attempt.number)),
+            image=self._image.digest,
+            command=("--watch-stdin", "run", str(folder / attempt.spec.name), "--out", str(folder)),
+            labels=cell_labels(attempt, spec, self._run) | {EXECUTOR_LABEL: self._id},
+            user=cell_user(),
+            mounts=mounted,
+            environment=CELL_ENVIRONMENT,
+            tmp_mb=min(CELL_TMP_MB, (limits.memory_mb or 2 * CELL_TMP_MB) // 2),
+            limits=limits,
+            gpus=FIRST_GPU if spec.device == "cuda" else (),
+            cdi=self._offers.cdi,
+            selinux=self._offers.selinux,
+        )
+
+    async def begin(self, container: ContainerSpec, attempt: AttemptPaths) -> DockerHandle:
+        """Start an attempt in that container. Raises SetupError."""
+        with writing(attempt.folder):
+            log = LogWriter(attempt.log)
+
+        def after() -> None:
+            log.close()
+            if os.getuid() == 0:
+                take_back(attempt.folder)
+
+        def begin() -> _Container:
+            try:
+                if os.getuid() == 0:
+                    with writing(attempt.folder):
+                        hand_over(attempt.folder)
+                return self._launch(container, lambda _, chunk: log.feed(chunk), after)
+            except BaseException:
+                after()
+                raise
+
+        return DockerHandle(await self._call(begin), self._pool, container.limits.memory_mb)
+
+    async def ask(self, question: Question) -> Answer:
+        out, err = _Output(ANSWER_BYTES), _Output(ANSWER_BYTES)
+        container = await self._call(self._launch_question, question, {1: out, 2: err})
+        try:
+            end = await asyncio.wrap_future(container.ended)
+        except asyncio.CancelledError:
+            await DockerHandle(container, self._pool, None).stop(0.0)
+            raise
+        return Answer(end.code, bytes(out.data), bytes(err.data))
+
+    def _launch_question(self, question: Question, outputs: dict[int, _Output]) -> _Container:
+        for folder in question.writes:
+            if not folder.exists():
+                with writing(folder):
+                    folder.mkdir(parents=True)
+        container = ContainerSpec(
+            name=fresh_name(question.arguments[0]),
+            image=self._image.digest,
+            command=("--watch-stdin", *question.arguments),
+            labels=question_labels(question, self._run) | {EXECUTOR_LABEL: self._id},
+            user=own_user(),
+            mounts=tuple(mounts(question.reads, [question.folder, *question.writes])),
+            environment=question.environment,
+            tmp_mb=QUESTION_TMP_MB,
+            network=question.network,
+            gpus=FIRST_GPU if self._image.kind == "cuda" and question.arguments[0] == "info" else (),
+            cdi=self._offers.cdi,
+            selinux=self._offers.selinux,
+        )
+        return self._launch(container, lambda stream, chunk: outputs[stream].take(chunk), lambda: None)
+
+    def _launch(self, container: ContainerSpec, sink: Sink, after: Callable[[], None]) -> _Container:
+        api = self._client.api
+        self._watch.begin()
+        with _asking():
+            made = api.create_container_from_config(container.config(), container.name)["Id"]
+            with ExitStack() as failed:
+                failed.callback(_remove, api, made)
+                connection = _Connection(api.attach_socket(made, ATTACHED))
+                failed.callback(connection.close)
+                api.start(made)
+                failed.pop_all()
+        running = _Container(api, self._watch, made, connection, sink, after)
+        self._containers = [one for one in self._containers if not one.is_over] + [running]
+        return running
+
+    async def close(self) -> None:
+        """End and remove what still runs; an engine that is gone cannot be asked to."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._pool.shutdown(wait=True)
+        with suppress(ExecutorError), _asking():
+            for entry in self._client.api.containers(all=True, filters={"label": f"{EXECUTOR_LABEL}={self._id}"}):
+                _remove(self._client.api, entry["Id"])
+        for container in self._containers:
+            container.join(END_S)
+        self._watch.close()
+        self._client.close()
+
+    async def _call(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+
+class DockerHandle:
+    def __init__(self, container: _Container, pool: ThreadPoolExecutor, memory_mb: int | None) -> None:
+        self._container = container
+        self._pool = pool
+        self._memory_mb = memory_mb
+
+    @property
+    def container_id(self) -> str:
+        return self._container.id
+
+    async def wait(self) -> Exit:
+        return exit_of(await asyncio.wrap_future(self._container.ended), self._memory_mb)
+
+    async def stop(self, grace_s: float) -> None:
+        told = True
+        if grace_s > 0 and not self._container.ended.done():
+            told = await self._signal(signal.SIGTERM)
+            if told:
+                await self._ended(grace_s)
+        if self._container.ended.done():
+            return
+        if told:
+            told = await self._signal(signal.SIGKILL)
+        if not told or not await self._ended(END_S):
+            self._container.abandon()
+            await self._ended(END_S)
+
+    async def _signal(self, number: signal.Signals) -> bool:
+        """Whether the engine took it."""
+        call = asyncio.get_running_loop().run_in_executor(self._pool, self._container.kill, number)
+        try:
+            return await asyncio.wait_for(call, STOP_CALL_S)
+        except TimeoutError:
+            return False
+
+    async def _ended(self, timeout_s: float) -> bool:
+        waiter = asyncio.wrap_future(self._container.ended)
+        await asyncio.wait({waiter}, timeout=timeout_s)
+        if waiter.done():
+            waiter.exception()
+            return True
+        waiter.cancel()
+        return False
+
+
+class _Container:
+    """A started container, followed to its end and removed by a thread of its own. `ended` carries an ExecutorError
+    where how it ended cannot be known; `after` is called before it is set."""
+
+    def __init__(
+        self,
+        api: docker.APIClient,
+        watch: _Watch,
+        id_: str,
+        connection: _Connection,
+        sink: Sink,
+        after: Callable[[], None],
+    ) -> None:
+        self.id = id_
+        self.ended: Future[End] = Future()
+        self.ended.set_running_or_notify_cancel()  # whoever stops waiting for it does not cancel it
+        self._api = api
+        self._watch = watch
+        self._connection = connection
+        self._sink = sink
+        self._after = after
+        self._killed = False
+        self._oom_kills = oom_kills()
+        self._thread = threading.Thread(target=self._follow, name=f"container-{id_[:12]}", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        """Removed, too."""
+        return not self._thread.is_alive()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def kill(self, number: signal.Signals) -> bool:
+        """Whether the engine answered; a container that has ended takes no signal, which is fine."""
+        self._killed |= number == signal.SIGKILL
+        try:
+            self._api.kill(self.id, signal=number.name)
+        except APIError as error:
+            return bool(error.is_client_error())
+        except (DockerException, requests.RequestException):
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """No more is heard of an engine that does not answer."""
+        self._connection.hang_up()
+
+    def _follow(self) -> None:
+        end: End | Exception
+        try:
+            for stream, chunk in self._connection.frames():
+                self._sink(stream, chunk)
+            with _asking():
+                end = self._end()
+        except Exception as error:  # noqa: BLE001 - a thread's boundary: whoever waits gets it
+            end = error
+        with suppress(Exception):
+            self._after()
+        if isinstance(end, End):
+            self.ended.set_result(end)
+        else:
+            self.ended.set_exception(end)
+        self._connection.close()
+        _remove(self._api, self.id)
+
+    def _end(self) -> End:
+        try:
+            code = self._exit_code()
+            if code != 0 and self._watch.is_lost:
+                raise gone("it stopped or was restarted while the cell ran")
+            end = self._what_is_known(code)
+            deadline = time.monotonic() + OOM_TOLD_S
+            while end.is_unexplained_kill and not end.machine_out_of_memory and time.monotonic() < deadline:
+                time.sleep(0.05)
+                end = self._what_is_known(code)
+        except NotFound:
+            if self._watch.is_lost or "destroy" not in self._watch.seen(self.id):
+                raise gone("it no longer knows the cell's container") from None
+            return End(128 + signal.SIGKILL, killed_by_us=self._killed, killed_outside=not self._killed)
+        return end
+
+    def _exit_code(self) -> int:
+        try:
+            return int(self._api.wait(self.id, timeout=END_S)["StatusCode"])
+        except requests.ReadTimeout:  # it prints no more, and nobody holds its input: it has to end
+            self.kill(signal.SIGKILL)
+            return int(self._api.wait(self.id, timeout=END_S)["StatusCode"])
+
+    def _what_is_known(self, code: int) -> End:
+        seen = self._watch.seen(self.id)
+        oom = "oom" in seen or (code != 0 and bool(self._api.inspect_container(self.id)["State"]["OOMKilled"]))
+        return End(
+            code,
+            out_of_memory=oom,
+            machine_out_of_memory=oom_kills() > self._oom_kills,
+            killed_by_us=self._killed,
+            killed_outside=not self._killed and "kill 9" in seen,
+        )
+
+
+class _Watch:
+    """One connection for the events of the executor's containers. That it breaks is how a restart of the engine is
+    noticed: the containers that this ends look as if they had been ended for themselves."""
+
+    def __init__(self, api: docker.APIClient, executor: str) -> None:
+        self._api = api
+        self._filters = {"type": "container", "label": f"{EXECUTOR_LABEL}={executor}"}
+        self._seen: dict[str, set[str]] = defaultdict(set)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._up = threading.Event()
+        self._lost_at: float | None = None
+        self._stream: Any = None
+        self._closed = threading.Event()
+
+    def begin(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._listen, name="docker-events", daemon=True)
+                self._thread.start()
+        self._up.wait(API_TIMEOUT_S)
+
+    @property
+    def is_lost(self) -> bool:
+        """Now, or until a moment ago."""
+        lost_at = self._lost_at
+        return not self._up.is_set() or (lost_at is not None and time.monotonic() - lost_at < LOST_S)
+
+    def seen(self, container: str) -> set[str]:
+        """`oom`, `kill 9`, `die`, `destroy` …: what the engine told of it."""
+        return set(self._seen.get(container, ()))
+
+    def close(self) -> None:
+        self._closed.set()
+        if self._stream is not None:
+            with suppress(Exception):
+                self._stream.close()
+
+    def _listen(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._stream = self._api.events(filters=self._filters, decode=True)
+                self._up.set()
+                for event in self._stream:
+                    self._note(event)
+            except Exception:  # noqa: BLE001 - however it broke, it is broken
+                pass
+            self._lost_at = time.monotonic()
+            self._up.clear()
+            self._closed.wait(0.5)
+
+    def _note(self, event: dict[str, Any]) -> None:
+        action = str(event.get("Action"))
+        attributes = event.get("Actor", {}).get("Attributes", {})
+        told = f"kill {attributes.get('signal')}" if action == "kill" else action
+        self._seen[str(event.get("id"))].add(told)
+
+
+class _Connection:
+    """A container's input, which nothing is written to, and its output."""
+
+    def __init__(self, raw: Any) -> None:
+        """`raw`: the socket.SocketIO that the SDK gives for an engine behind a Unix socket."""
+        self._socket: socket.socket = raw._sock
+        self._socket.settimeout(None)  # it may be silent for hours
+        self._reader = io.BufferedReader(raw, 2**16)
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """(stream, chunk) until the output ends, or the connection. A frame has a header of eight bytes: stream, three
+        zeros, length."""
+        with suppress(OSError):
+            while len(header := self._reader.read(8)) == 8:
+                stream, left = struct.unpack(">BxxxL", header)
+                while left:
+                    chunk = self._reader.read1(min(left, 2**16))
+                    if not chunk:
+                        return
+                    left -= len(chunk)
+                    yield stream, chunk
+
+    def hang_up(self) -> None:
+        """From any thread: `frames` ends."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._socket.close()
+
+
+class _Output:
+    """The first so many bytes of a stream; the rest is read and dropped."""
+
+    def __init__(self, limit: int) -> None:
+        self.data = bytearray()
+        self._limit = limit
+
+    def take(self, chunk: bytes) -> None:
+        self.data += chunk[: self._limit - len(self.data)]
+
+
+# --- talking to the engine -----------------------------------------------------------------------
+
+
+@contextmanager
+def _asking() -> Iterator[None]:
+    """What the SDK raises, as what it means. Raises ExecutorError."""
+    try:
+        yield
+    except MoodBenchError:
+        raise
+    except ImageNotFound as error:
+        raise image_missing(_said(error), "cpu") from error
+    except APIError as error:
+        raise refused(_said(error)) from error
+    except (DockerException, requests.RequestException, OSError) as error:
+        raise gone(type(error).__name__) from error
+
+
+def _said(error: APIError) -> str:
+    return str(error.explanation or error).strip()
+
+
+def _remove(api: docker.APIClient, container: str) -> bool:
+    """End and remove it; whether it is gone. Somebody else may be removing it."""
+    try:
+        api.remove_container(container, force=True, v=True)
+    except APIError as error:
+        return isinstance(error, NotFound) or error.status_code == 409
+    except (DockerException, requests.RequestException):
+        return False
+    return True
+
+
+# --- what was left behind ------------------------------------------------------------------------
+
+
+def stale_containers(client: docker.DockerClient, own: Path | None = None) -> list[StaleContainer]:
+    """Containers of this host whose lock nobody holds; `own` is a lock of the caller, which started none yet. Raises
+    ExecutorError."""
+    with _asking():
+        entries = client.api.containers(all=True, filters={"label": f"{HOST_LABEL}={host_id()}"})
+    found = []
+    for entry in entries:
+        lock = Path(entry["Labels"].get(LOCK_LABEL, "/nowhere"))
+        if lock == own or not is_held(lock):
+            found.append(described(entry))
+    return found
+
+
+def remove_container(client: docker.DockerClient, stale: StaleContainer) -> bool:
+    """Also gives what root's cells wrote back to root. Whether it is gone."""
+    removed = _remove(client.api, stale.id)
+    if removed and stale.attempt is not None and os.getuid() == 0:
+        take_back(stale.attempt)
+    return removed
+
+
+def sweep(client: docker.DockerClient, run: RunFolder | None) -> None:
+    """Remove what killed hosts left; `run`: its lock is held by the caller. Raises ExecutorError."""
+    for stale in stale_containers(client, lock_of(run) if run else None):
+        remove_container(client, stale)
+    if run is not None and os.getuid() == 0:  # also where the container was gone already
+        for attempt in run.folder.glob("cells/*/attempt-*"):
+            take_back(attempt)
