@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -53,16 +54,25 @@ HINTS: dict[FailureKind, str] = {
     "code": "this is a fault of MoodBench: please report it with the traceback in failure.json",
     "model": "fetch the model again, or choose another",
     "environment": "run `moodbench doctor` to see what is missing",
+    "gpu_lost": "check the GPU with `nvidia-smi`, then run the same command again: finished cells are kept",
 }
 
 
-# torch has a type of its own for CUDA's allocator only; the others say it in words.
-OUT_OF_MEMORY = (
-    "can't allocate memory",  # CPU on Linux and macOS
-    "not enough memory",  # CPU on Windows
-    "out of memory",  # Metal, and CUDA outside the allocator
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
+# torch has a type of its own for CUDA's allocator only; the rest is told in words.
+SIGNS: dict[FailureKind, re.Pattern[str]] = {
+    "out_of_memory": re.compile(
+        r"can't allocate memory"  # CPU on Linux and macOS
+        r"|not enough memory"  # CPU on Windows
+        r"|out of memory"  # Metal, and CUDA outside the allocator
+        r"|CUBLAS_STATUS_ALLOC_FAILED"
+    ),
+    "gpu_lost": re.compile(  # a device that was there: CUDA's words, the driver's, and those of nvidia-smi's library
+        r"device(?:\(s\))? (?:is/are |is |was )?(?:lost|unavailable|busy or unavailable)"
+        r"|GPU (?:is|was) lost|fallen off the bus|uncorrectable (?:NVLink |ECC )|\bXid\b"
+        r"|no CUDA-capable device|CUDA driver initialization failed",
+        re.IGNORECASE,
+    ),
+}
 
 
 class Terminated(BaseException):
@@ -219,8 +229,10 @@ def classify(error: BaseException) -> FailureKind:
     code = error.errno if isinstance(error, OSError) else None
     if isinstance(error, MemoryError) or "OutOfMemoryError" in names or code == errno.ENOMEM:
         return "out_of_memory"
-    if isinstance(error, RuntimeError) and any(sign in text for sign in OUT_OF_MEMORY):
-        return "out_of_memory"
+    if isinstance(error, RuntimeError):
+        for kind, words in SIGNS.items():
+            if words.search(text):
+                return kind
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
         return "disk_full"
     if "SafetensorError" in names:
