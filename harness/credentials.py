@@ -63,7 +63,7 @@ def find_credentials(environment: Mapping[str, str], folder: Path) -> Credential
                 return _checked(name, text, "the environment" if environment.get(name, "").strip() else DOTENV)
         return None
 
-    with suppress(OSError):  # kagglehub allows a file here
+    with suppress(OSError, ValueError):  # kagglehub allows a file here
         given[KAGGLE_TOKEN] = Path(given.get(KAGGLE_TOKEN, "")).read_text(errors="replace")
     return Credentials(
         hub_token=value(*HUB_NAMES),
@@ -166,7 +166,7 @@ _SETTING = re.compile(
     r"""[ \t]*(?:export[ \t]+)?(?P<name>[A-Za-z_]\w*)[ \t]*=[ \t]*
     (?: '(?P<single>[^']*)' [ \t]*(?:\#[^\n]*)?
       | "(?P<double>(?:[^"\\]|\\.)*)" [ \t]*(?:\#[^\n]*)?
-      | (?P<plain>[^\s'"#](?:[^\n]*?\S)?) (?:[ \t]+\#[^\n]*)?
+      | (?P<plain>[^\s'"#](?:[^\n]*?\S)??) (?:[ \t]+\#[^\n]*)?
       | (?:\#[^\n]*)?
     )[ \t]*(?:\n|\Z)""",
     re.VERBOSE | re.DOTALL | re.ASCII,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from harness.catalog import load_catalog
 @pytest.fixture(autouse=True)
 def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     world = tmp_path_factory.mktemp("world")
-    for name in ("MOODBENCH_CONFIG", "MOODBENCH_TEST_MODE", "HF_TOKEN", "XDG_CACHE_HOME", "HF_HOME"):
+    for name in list(os.environ):
+        if name.startswith(("HF_", "HUGGING", "KAGGLE", "XDG_CACHE")):
+            monkeypatch.delenv(name)
+    for name in ("MOODBENCH_CONFIG", "MOODBENCH_TEST_MODE", "MOODBENCH_EXECUTOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(world / "home"))
     monkeypatch.setenv("MOODBENCH_CACHE", str(world / "cache"))

@@ -12,11 +12,23 @@ import pytest
 
 from harness import engine as engines
 from harness.engine import Engine
-from harness.errors import SetupError
+from harness.errors import ExecutorError, SetupError
 from harness.executors import Exit, Handle
 from harness.state import CellFailed, CellFinished, CellStarted, Notice, PlannedCell, RunFinished, RunStarted, RunState
 from harness.store import AttemptPaths, EventTail, RunFolder
-from runner.contract import CellSpec, Event, Failure, LeaseReleased, Warned, encode, read, write_atomic
+from runner.contract import (
+    CellSpec,
+    Event,
+    Failure,
+    FailureKind,
+    LeaseReleased,
+    Limits,
+    PhaseStarted,
+    Warned,
+    encode,
+    read,
+    write_atomic,
+)
 from tests.harness.builders import cell, planned, result
 from tests.harness.theatre import Attempt, Play, Theatre, until_stopped
 
@@ -56,13 +68,16 @@ def play(
     jobs: int = 1,
     told: Told | None = None,
     unavailable: Sequence[tuple[PlannedCell, Failure]] = (),
+    seconds: float | dict[str, float] | None = None,
 ) -> RunFinished:
     told = told or Told()
 
     async def work() -> RunFinished:
         engine = Engine(folder, executor, jobs=jobs, watch=told)
         told.engine = engine  # type: ignore[attr-defined]
-        return await asyncio.wait_for(engine.run("suite", [cell(model) for model in models], unavailable), 20)
+        limits = seconds if isinstance(seconds, dict) else dict.fromkeys(models, seconds)
+        specs = [cell(model, limits=Limits(seconds=limits.get(model))) for model in models]
+        return await asyncio.wait_for(engine.run("suite", specs, unavailable), 20)
 
     return asyncio.run(work())
 
@@ -257,7 +272,8 @@ def test_nothing_starts_while_a_lease_is_wanted(folder: RunFolder) -> None:
     theatre = Theatre(a=stage.cell(0.0), b=stage.cell(0.15), quick=quick, late=quick)
     assert play(folder, theatre, "a", "b", "quick", "late", jobs=3, told=told).outcome == "finished"
     steps = [event for event in told.events if isinstance(event, CellStarted | CellFinished)]
-    assert [event.cell.partition("--")[0] for event in steps[3:5]] == ["quick", "a"]
+    ended = [event.cell.partition("--")[0] for event in steps if isinstance(event, CellFinished)]
+    assert ended[0] == "quick"
     late = next(i for i, event in enumerate(steps) if event.cell.startswith("late"))
     assert {event.cell.partition("--")[0] for event in steps[3:late]} == {"quick", "a", "b"}
 
@@ -270,6 +286,66 @@ def test_a_cell_that_dies_with_the_lease_gives_it_back(folder: RunFolder) -> Non
     stage = Stage()
     finished = play(folder, Theatre(a=die, b=stage.cell(0.0)), "a", "b", jobs=2)
     assert counts(finished) == ("failed", 1, 1, 0, 1, 0)
+
+
+# --- the time limit ---------------------------------------------------------------------------
+
+
+async def slow_in_training(attempt: Attempt) -> Exit:
+    attempt.events.emit(PhaseStarted(phase="train"))
+    return await until_stopped(attempt)
+
+
+def test_a_cell_that_takes_too_long_is_ended(folder: RunFolder) -> None:
+    told, theatre = Told(), Theatre(slow=slow_in_training)
+    assert counts(play(folder, theatre, "slow", "quick", told=told, seconds=0.1)) == ("failed", 1, 1, 0, 1, 0)
+    failure = folder.failure(cell("slow").cell)
+    assert failure is not None
+    assert (failure.kind, failure.phase) == ("timeout", "train")
+    assert "0.1 s" in failure.message
+    assert "--timeout" in failure.hint
+    (failed,) = told.of(CellFailed)
+    assert isinstance(failed, CellFailed)
+    assert (failed.kind, failed.interrupted) == ("timeout", False)
+    assert theatre.handles["slow"].graces == [engines.STOP_GRACE_S], "asked once, and given time to write"
+
+
+def test_what_a_cell_says_of_its_end_does_not_hide_the_limit(folder: RunFolder) -> None:
+    async def report(attempt: Attempt) -> Exit:
+        await attempt.stopped.wait()
+        return await reported("interrupted")(attempt)
+
+    play(folder, Theatre(slow=report), "slow", seconds=0.05)
+    failure = folder.failure(cell("slow").cell)
+    assert failure is not None
+    assert failure.kind == "timeout"
+
+
+def test_a_result_that_was_written_in_time_to_be_read_counts(folder: RunFolder) -> None:
+    async def finish(attempt: Attempt) -> Exit:
+        await attempt.stopped.wait()
+        return attempt.succeed()
+
+    assert play(folder, Theatre(slow=finish), "slow", seconds=0.05).outcome == "finished"
+
+
+def test_waiting_for_the_lease_does_not_count(folder: RunFolder) -> None:
+    stage = Stage()
+    theatre = Theatre(working=stage.cell(0.4), waiting=stage.cell(0.0))
+    finished = play(folder, theatre, "working", "waiting", jobs=2, seconds={"waiting": 0.2})
+    assert finished.outcome == "finished"
+    assert stage.order[0] == "waiting", "it asked first, and had to wait for longer than it may take"
+
+
+def test_work_with_the_lease_counts(folder: RunFolder) -> None:
+    async def hold(attempt: Attempt) -> Exit:
+        await attempt.lease()
+        return await until_stopped(attempt)
+
+    play(folder, Theatre(a=hold), "a", seconds=0.05)
+    failure = folder.failure(cell("a").cell)
+    assert failure is not None
+    assert failure.kind == "timeout"
 
 
 # --- stopping ---------------------------------------------------------------------------------
@@ -332,6 +408,47 @@ def test_a_cell_that_is_starting_is_stopped_too(folder: RunFolder) -> None:
 
 
 # --- what ends the run ------------------------------------------------------------------------
+
+
+class Lost(Theatre):
+    """Loses the engine, as containers can: when a cell starts, or while it runs."""
+
+    def __init__(self, kind: FailureKind, at: str, **plays: Play) -> None:
+        super().__init__(**plays)
+        self.kind, self.at = kind, at
+
+    async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Handle:
+        if self.at == "start" and spec.model.alias == "lost":
+            raise self.error()
+        return await super().start(attempt, spec)
+
+    def error(self) -> ExecutorError:
+        return ExecutorError(self.kind, "the engine is gone", "start it")
+
+
+@pytest.mark.parametrize("at", ["start", "wait"])
+@pytest.mark.parametrize(
+    ("kind", "interrupted"), [("engine_gone", True), ("image_missing", True), ("environment", False)]
+)
+def test_an_executor_that_is_lost(folder: RunFolder, kind: FailureKind, at: str, interrupted: bool) -> None:
+    async def lose(attempt: Attempt) -> Exit:
+        raise theatre.error()
+
+    told, theatre = Told(), Lost(kind, at, lost=lose)
+    with pytest.raises(ExecutorError, match="the engine is gone"):
+        play(folder, theatre, "good", "lost", "later", told=told)
+    failure = folder.failure(cell("lost").cell)
+    assert failure is not None
+    assert (failure.kind, failure.message, failure.hint) == (kind, "the engine is gone", "start it")
+    (failed,) = told.of(CellFailed)
+    assert isinstance(failed, CellFailed)
+    assert (failed.kind, failed.interrupted) == (kind, interrupted)
+    last = told.events[-1]
+    assert isinstance(last, RunFinished)
+    assert (last.outcome, last.exit_code, last.done) == ("broken", 3, 1)
+    assert folder.attempts(cell("later").cell) == []
+    again = play(folder, Theatre(), "good", "lost", "later")
+    assert counts(again) == ("finished", 0, 2, 1, 0, 0), "it goes on where it was broken off"
 
 
 class Broken(Theatre):

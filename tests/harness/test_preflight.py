@@ -7,15 +7,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from harness import preflight as preflights
 from harness.catalog import DatasetEntry, ModelEntry
 from harness.errors import InputError, SetupError
-from harness.preflight import Preflight, cache_folder, choose_device, device_info, preflight, prepare_one
+from harness.executors import Answer, Question, native
+from harness.executors.choice import Executors
+from harness.executors.native import NativeExecutor
+from harness.preflight import Preflight, choose_device, preflight
 from harness.runs import resolve
+from harness.scratch import cache_folder
 from harness.suite import Selection, Suite, build_suite
-from runner.contract import DeviceInfo
+from runner.contract import DeviceInfo, FetchedModel, Limits, ModelSpec, encode
 
 INFO = DeviceInfo(device="cuda", device_reason="a GPU was found", available=("cpu", "cuda"))
 
@@ -34,7 +38,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """stand_in(code): Python code in the place of the runner."""
 
     def use(code: str) -> None:
-        monkeypatch.setattr(preflights, "runner_command", lambda *arguments: [sys.executable, "-c", code, *arguments])
+        monkeypatch.setattr(native, "runner_command", lambda *arguments: [sys.executable, "-c", code, *arguments])
 
     return use
 
@@ -47,7 +51,8 @@ def quick_info(stand_in: Callable[[str], None]) -> None:
 
 def answer(suite: Suite, device: str = "auto") -> tuple[Preflight, list[str]]:
     notes: list[str] = []
-    return asyncio.run(preflight(suite, device, notes.append)), notes
+    native = NativeExecutor()
+    return asyncio.run(preflight(suite, device, Executors(native, native, "asked for"), notes.append)), notes
 
 
 def starter(*models: str, **selection: object) -> Suite:
@@ -108,7 +113,7 @@ def test_a_hub_model_offline_takes_only_its_own_cells_out() -> None:
     suite = starter("majority", "BERT-tiny")
     found, _ = answer(suite)
     assert found.missing_models["BERT-tiny"].kind == "environment"
-    specs, unavailable = resolve(suite, found, threads=1)
+    specs, unavailable = resolve(suite, found, NativeExecutor(), Limits(), threads=1)
     assert [spec.model.alias for spec in specs] == ["majority"]
     (plan, failure) = unavailable[0]
     assert (plan.model, failure.cell) == ("BERT-tiny", plan.cell)
@@ -143,14 +148,6 @@ def test_names_that_look_alike_as_files_do_not_mix(tmp_path: Path) -> None:
     assert rows == [60, 80]
 
 
-def test_one_dataset_alone(tmp_path: Path) -> None:
-    assert asyncio.run(prepare_one(reviews(tmp_path).request(tmp_path))).name == "reviews"
-    with pytest.raises(InputError):
-        asyncio.run(prepare_one(DatasetEntry(name="d", file="absent.csv").request(tmp_path)))
-    with pytest.raises(SetupError):
-        asyncio.run(prepare_one(DatasetEntry(name="d", hub="org/absent").request(tmp_path)))
-
-
 @pytest.mark.parametrize(
     ("asked", "value", "reason"), [("auto", "cuda", "a GPU was found"), ("cpu", "cpu", "asked for")]
 )
@@ -164,49 +161,7 @@ def test_a_device_that_is_not_there() -> None:
         choose_device("mps", INFO)
 
 
-@pytest.mark.parametrize(
-    ("own", "base", "folder"),
-    [("/own", "/base", "/own"), ("", "/base", "/base/moodbench"), ("", "", "HOME/.cache/moodbench")],
-)
-def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: str, base: str, folder: str) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name, value in (("MOODBENCH_CACHE", own), ("XDG_CACHE_HOME", base)):
-        monkeypatch.setenv(name, value)
-    assert str(cache_folder()) == folder.replace("HOME", str(tmp_path))
-
-
-# --- a runner that does not answer ------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("code", "part"),
-    [
-        ("raise ImportError('no module')", "ImportError: no module"),
-        ("print('a banner of some library')", "cannot be read"),
-        ("import os; os.kill(os.getpid(), 9)", "does not start"),
-    ],
-)
-def test_no_device_info(stand_in: Callable[[str], None], code: str, part: str) -> None:
-    stand_in(code)
-    with pytest.raises(SetupError, match=part):
-        asyncio.run(device_info())
-
-
-@pytest.mark.parametrize(
-    ("code", "part"),
-    [
-        ("raise ImportError('no module')", "ImportError: no module"),
-        ("", "exit code 0"),
-        ("import os; os.kill(os.getpid(), 9)", "exit code -9"),
-        ("import sys; open(sys.argv[4], 'w').write('{')", "exit code 0"),
-    ],
-)
-def test_no_answer(stand_in: Callable[[str], None], tmp_path: Path, code: str, part: str) -> None:
-    stand_in(code)
-    with pytest.raises(SetupError) as caught:
-        asyncio.run(prepare_one(reviews(tmp_path).request(tmp_path)))
-    assert "could not prepare 'reviews'" in caught.value.message
-    assert part in caught.value.message
+# --- a runner that cannot run cells, and stopping -----------------------------------------------
 
 
 def test_missing_packages_are_named(stand_in: Callable[[str], None]) -> None:
@@ -220,28 +175,75 @@ def test_missing_packages_are_named(stand_in: Callable[[str], None]) -> None:
     assert "moodbench[runner]" in caught.value.hint
 
 
-def test_nothing_is_left_running_when_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ending a child takes a moment; every one is waited for, not only the first that has ended."""
-    running: set[str] = set()
+class SlowToEnd(NativeExecutor):
+    def __init__(self) -> None:
+        self.running: set[str] = set()
 
-    async def slow_to_end(verb: str, *_: str) -> tuple[int, bytes, bytes]:
-        running.add(verb)
+    async def ask(self, question: Question) -> Answer:
+        verb = question.arguments[0]
+        self.running.add(verb)
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             await asyncio.sleep({"info": 0.0, "fetch": 0.05, "prepare": 0.1}[verb])
-            running.remove(verb)
+            self.running.remove(verb)
             raise
-        return 0, b"", b""
+        return Answer(0, b"", b"")
 
-    async def stop_while_asking() -> set[str]:
-        task = asyncio.ensure_future(preflight(starter("majority"), "auto", lambda _: None))
-        while not running >= {"info", "fetch"}:
+
+def test_nothing_is_left_running_when_stopped() -> None:
+    """Ending a child takes a moment; every one is waited for, not only the first that has ended."""
+    slow = SlowToEnd()
+
+    async def stop_while_asking() -> None:
+        suite = starter("hub:org/name")
+        task = asyncio.ensure_future(preflight(suite, "auto", Executors(slow, slow, ""), lambda _: None))
+        while not slow.running >= {"info", "fetch", "prepare"}:
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        return set(running)
 
-    monkeypatch.setattr(preflights, "_child", slow_to_end)
-    assert asyncio.run(stop_while_asking()) == set()
+    asyncio.run(stop_while_asking())
+    assert slow.running == set()
+
+
+def test_cells_answer_for_devices_jobs_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is asked about devices cannot see what the others are given."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    asked: dict[str, list[Question]] = {"cells": [], "jobs": []}
+
+    class Noting(NativeExecutor):
+        def __init__(self, role: str) -> None:
+            self._role = role
+
+        async def ask(self, question: Question) -> Answer:
+            asked[self._role].append(question)
+            if question.arguments[0] != "info":
+                return await super().ask(question)
+            await asyncio.sleep(0.3)  # until the others have what they need
+            assert not [path for path in question.folder.rglob("*") if path.name != ".lock"]
+            return Answer(0, b'{"device": "cpu", "device_reason": "", "available": ["cpu"]}', b"")
+
+    executors = Executors(Noting("cells"), Noting("jobs"), "")
+    asyncio.run(preflight(starter("majority", "BERT-tiny"), "auto", executors, lambda _: None))
+    assert [question.arguments for question in asked["cells"]] == [("info",)]
+    assert sorted(question.arguments[0] for question in asked["jobs"]) == ["fetch", "prepare"]
+    assert not {question.folder for question in asked["cells"]} & {question.folder for question in asked["jobs"]}
+
+
+def test_notes_on_models_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Telling(NativeExecutor):
+        async def ask(self, question: Question) -> Answer:
+            answer = await super().ask(question)
+            if question.arguments[0] == "fetch":
+                model = msgspec.json.decode(Path(question.arguments[1]).read_bytes(), type=ModelSpec)
+                fetched = FetchedModel(model=model, notes=("a conversion was taken",))
+                Path(question.arguments[3]).write_bytes(encode(fetched))
+                return Answer(0, b"", b"")
+            return answer
+
+    notes: list[str] = []
+    telling = Telling()
+    asyncio.run(preflight(starter("BERT-tiny"), "auto", Executors(telling, telling, ""), notes.append))
+    assert "BERT-tiny: a conversion was taken" in notes

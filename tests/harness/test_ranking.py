@@ -12,6 +12,7 @@ from runner.contract import (
     Choice,
     CodeVersion,
     Latency,
+    Limits,
     Provenance,
     Quality,
     Result,
@@ -328,12 +329,25 @@ def test_a_model_without_predictions_has_no_rank_and_moves_nobody() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"cpu_model": "B"}, {"threads": 4}, {"gpu_model": "H"}, {"image_digest": "sha256:1"}],
+    [
+        {"cpu_model": "B"},
+        {"threads": 4},
+        {"gpu_model": "H"},
+        {"image_digest": "sha256:1"},
+        {"executor": "docker"},
+        {"limits": Limits(cpus=1.5)},
+    ],
 )
 def test_speed_is_not_ranked_across_comparability_keys(changes: dict[str, Any]) -> None:
     board = rank_cells([cell("a", accuracy=0.9, ms=90), cell("b", ms=1, where=provenance(**changes))])
     assert [score(row) for row in board.rows] == pytest.approx([0.6, 0.0])
     assert all("speed_not_comparable" in row.flags for row in board.rows)
+
+
+def test_memory_and_time_limits_do_not_part_speeds() -> None:
+    limited = provenance(limits=Limits(memory_mb=1000, pids=512, seconds=60))
+    board = rank_cells([cell("a"), cell("b", where=limited)])
+    assert not any("speed_not_comparable" in row.flags for row in board.rows)
 
 
 def test_devices_are_rows_and_keys_of_their_own() -> None:

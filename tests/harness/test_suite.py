@@ -8,8 +8,18 @@ import pytest
 from harness import suite as suites
 from harness.catalog import DatasetEntry, ModelEntry
 from harness.errors import InputError
-from harness.suite import Job, Selection, Suite, build_suite, evaluation_spec, jobs_of, resolve_cell, training_spec
-from runner.contract import Choice, CodeVersion, SplitSizes, TrainingSpec
+from harness.suite import (
+    CellPlace,
+    Job,
+    Selection,
+    Suite,
+    build_suite,
+    evaluation_spec,
+    jobs_of,
+    resolve_cell,
+    training_spec,
+)
+from runner.contract import Choice, CodeVersion, Limits, SplitSizes, TrainingSpec
 from tests.harness.builders import prepared
 
 SMALL = "models: [majority, BERT-tiny]\ndatasets: [sst2]\n"
@@ -227,7 +237,7 @@ def test_a_resolved_cell(build: Callable[..., Suite]) -> None:
             model=job.model.spec(),
             dataset=prepared("sst2"),
             device=Choice(value="cuda", reason="a GPU was found"),
-            threads=3,
+            place=CellPlace("docker", "sha256:1", Limits(memory_mb=2048), threads=3),
             code=CodeVersion(),
         )
         for job in jobs_of(suite)
@@ -239,6 +249,7 @@ def test_a_resolved_cell(build: Callable[..., Suite]) -> None:
         3,
         True,
     )
+    assert (encoder.executor, encoder.image_digest, encoder.limits) == ("docker", "sha256:1", Limits(memory_mb=2048))
     assert encoder.lora is not None
     assert (encoder.lora.rank, encoder.training.batch_size) == (4, 32), "few rows: the smallest step"
     assert baseline.cell == f"majority--sst2--none--s7--{baseline.identity[:6]}"

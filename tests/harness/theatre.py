@@ -40,9 +40,8 @@ class PlayedHandle:
         self._task = asyncio.ensure_future(play(attempt))
 
     async def wait(self) -> Exit:
-        exited = await self._task
-        self.attempt.events.__exit__(None, None, None)
-        return exited
+        with self.attempt.events:
+            return await self._task
 
     async def stop(self, grace_s: float) -> None:
         self.graces.append(grace_s)
