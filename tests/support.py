@@ -36,6 +36,7 @@ class World:
         return kept | {
             "MOODBENCH_CACHE": str(self.folder / "cache"),
             "HOME": str(self.folder / "home"),
+            "MOODBENCH_EXECUTOR": "native",  # auto would depend on the machine; containers have tests of their own
             "HF_HUB_OFFLINE": "1",
             "COLUMNS": "160",
         }
