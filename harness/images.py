@@ -424,14 +424,15 @@ def normal_name(name: str) -> str:
 # The build's output
 
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|.)")
-_CHATTER = re.compile(r"^(Step \d|-+>|Removing intermediate|Successfully |\s*$)")
+_CHATTER = re.compile(r"^\s*(Step \d|-+>|Removing intermediate|Successfully |\s*$)")
 _NO_SPACE = re.compile(r"no space left on device", re.IGNORECASE)
-_CERTIFICATE = re.compile(r"CERTIFICATE_VERIFY_FAILED|SSLError|SSL: |x509", re.IGNORECASE)
-_INDEX = re.compile(
-    r"No matching distribution|Could not find a version|NewConnectionError|Connection\w*Error|ConnectTimeout"
-    r"|ReadTimeout|Read timed out|Temporary failure in name resolution|Max retries|HTTP error|Connection refused",
+_CERTIFICATE = re.compile(r"CERTIFICATE_VERIFY_FAILED|SSLError|x509: [^'\")]*", re.IGNORECASE)
+_UNREACHABLE = re.compile(
+    r"Failed to establish a new connection(: [^'\")]*)?|Temporary failure in name resolution|Connection refused"
+    r"|(Connect|Read) ?timed? ?out|Max retries exceeded",
     re.IGNORECASE,
 )
+_NOT_FOUND = re.compile(r"No matching distribution|Could not find a version|HTTP error|no torch wheel", re.IGNORECASE)
 
 
 def _follow(output: Iterable[Mapping[str, Any]], tell: Callable[[str], None]) -> None:
@@ -460,24 +461,36 @@ def build_error(step: str, told: list[str], error: str) -> SetupError:
     if " : FROM " in step:
         return SetupError(
             f"the base image cannot be had: {error}",
-            "name one that this machine has or can pull: --base-image IMAGE; images/base/build.sh builds one from "
-            "Debian packages, without a registry",
+            "name one that this machine has or can pull: --base-image IMAGE; without a registry, build one from Debian "
+            f"packages with {_recipe_folder() / 'images/base/build.sh'}",
         )
+    if "non-zero code" not in error:
+        return SetupError(f"the build failed: {error}", "see the log of the Docker engine")
+    return _command_failed(told, error)
+
+
+def _command_failed(told: list[str], error: str) -> SetupError:
     telling = [line for line in told if line and not _CHATTER.match(line)]
-    errors = [line for line in telling if line.lower().startswith("error:")]
-    last = (errors or telling or [error])[-1]
+    ours = [line for line in telling if line.startswith("error: ")][-1:]  # of images/install.py
+    pips = [line for line in telling if line.startswith("ERROR: ")][:1]  # its first says what, the others where to read
+    cause = (ours or pips or telling[-1:] or [error])[0].removeprefix("error: ").removeprefix("ERROR: ")
     text = "\n".join(telling)
-    if _CERTIFICATE.search(text):
+    if found := _CERTIFICATE.search(text):
         return SetupError(
-            f"the package index presents a certificate that is not trusted: {last}",
+            f"the package index presents a certificate that is not trusted ({found[0]})",
             "give the certificates of your network with --ca-bundle FILE",
         )
-    if _INDEX.search(text):
+    if not ours and (found := _UNREACHABLE.search(text)):
         return SetupError(
-            f"the packages of the image cannot be installed: {last}",
-            "check that containers reach the index, or name others: --index-url, --torch-index-url, --wheelhouse",
+            f"the build cannot reach the package index: {found[0]}",
+            "check that containers have network, or name another: --index-url, --torch-index-url, --wheelhouse",
         )
-    return SetupError(f"the build failed: {last.removeprefix('error: ')}", f"the output above says more ({error})")
+    if _NOT_FOUND.search(text):
+        return SetupError(
+            f"the packages of the image cannot be installed: {cause}",
+            "name an index or a folder that has them: --index-url, --torch-index-url, --wheelhouse",
+        )
+    return SetupError(f"the build failed: {cause}", f"the output above says more ({error})")
 
 
 def _disk_full() -> SetupError:
