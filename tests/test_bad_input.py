@@ -203,12 +203,12 @@ def test_a_model_of_ones_own_runs(world: World, tiny_model: Path) -> None:
 
 def test_hub_model_without_network_takes_only_its_own_cells(world: World) -> None:
     outcome = world.moodbench("run", "demo", "--models", "majority,BERT-tiny", "--run", "r", "--smoke", "--seeds", "1")
-    refused(outcome, 1, "prajjwal1/bert-tiny", "hf download prajjwal1/bert-tiny")
+    refused(outcome, 1, "prajjwal1/bert-tiny", "moodbench fetch --models hub:prajjwal1/bert-tiny")
     assert [r["model"] for r in world.results("r").values()] == ["majority"]
     afterwards = world.moodbench("leaderboard", "r")
     assert afterwards.code == 0
     assert "failed: bert-tiny--starter-sentiment--lora--s1" in afterwards.err
-    assert "hf download prajjwal1/bert-tiny" in afterwards.err
+    assert "moodbench fetch --models hub:prajjwal1/bert-tiny" in afterwards.err
 
 
 def test_ctrl_c_while_preparing_ends_the_json_lines(world: World) -> None:
@@ -225,7 +225,7 @@ def test_ctrl_c_while_preparing_ends_the_json_lines(world: World) -> None:
 
 def test_nothing_but_a_hub_model_without_network(world: World) -> None:
     outcome = world.moodbench("run", "demo", "--models", "BERT-tiny", "--run", "r", "--smoke")
-    refused(outcome, 3, "prajjwal1/bert-tiny", "hf download prajjwal1/bert-tiny")
+    refused(outcome, 3, "prajjwal1/bert-tiny", "moodbench fetch --models hub:prajjwal1/bert-tiny")
 
 
 def test_hub_dataset_without_network(world: World) -> None:
