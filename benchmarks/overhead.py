@@ -148,15 +148,14 @@ def rebuild(folder: Path, number: int, base_image: str | None) -> float:
     with (copy / "runner" / "__init__.py").open("a") as file:
         file.write(f"# {time.time()}\n")
     base = ["--base-image", base_image] if base_image else []
+    command = [*CLI, "images", "build", *base]
     started = time.perf_counter()
-    subprocess.run(
-        [*CLI, "images", "build", *base],
-        cwd=copy,
-        env=os.environ | {"PYTHONPATH": str(copy)},
-        check=True,
-        capture_output=True,
+    built = subprocess.run(
+        command, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, check=True, capture_output=True, text=True
     )
-    return time.perf_counter() - started
+    taken = time.perf_counter() - started
+    subprocess.run(["docker", "image", "rm", built.stdout.split()[0]], check=True, capture_output=True)
+    return taken
 
 
 if __name__ == "__main__":
