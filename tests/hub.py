@@ -7,6 +7,7 @@ import http.server
 import json
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[tuple[str, str]] = []  # method, path
         self.tokens: set[str | None] = set()
+        self.slow_s: dict[str, float] = {}  # name of a file -> what its content takes to come
         self.endpoint = ""
 
     def downloads(self, name: str) -> int:
@@ -124,6 +126,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 self.send_header(name, text)
             self.end_headers()
             if self.command == "GET":
+                time.sleep(hub.slow_s.get(path.rpartition("/")[2], 0.0))
                 self.wfile.write(body)
 
         do_HEAD = do_GET  # noqa: N815

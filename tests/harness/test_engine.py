@@ -335,6 +335,7 @@ def test_waiting_for_the_lease_does_not_count(folder: RunFolder) -> None:
     finished = play(folder, theatre, "working", "waiting", jobs=2, seconds={"waiting": 0.2})
     assert finished.outcome == "finished"
     assert stage.order[0] == "waiting", "it asked first, and had to wait for longer than it may take"
+    assert theatre.handles["waiting"].graces == []
 
 
 def test_work_with_the_lease_counts(folder: RunFolder) -> None:
