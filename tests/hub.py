@@ -113,7 +113,9 @@ def _entry(name: str, content: bytes) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(hub: Hub) -> Iterator[Hub]:
+def serving(hub: Hub, host: str = "127.0.0.1") -> Iterator[Hub]:
+    """`host`: an address of this machine; containers reach those of their own network only."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
@@ -147,10 +149,10 @@ def serving(hub: Hub) -> Iterator[Hub]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = http.server.ThreadingHTTPServer((host, 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    hub.endpoint = f"http://{host}:{server.server_port}"
     try:
         yield hub
     finally:
