@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import docker
 import requests
@@ -64,7 +64,6 @@ from harness.scratch import is_held
 from harness.store import AttemptPaths, RunFolder, writing
 from runner.contract import CellSpec, ExecutorName
 
-T = TypeVar("T")
 Sink = Callable[[int, bytes], None]  # a stream's number (1 output, 2 errors), a chunk of it
 API_TIMEOUT_S = 30.0
 STOP_CALL_S = 10.0  # a stop waits no longer for an engine that does not answer
@@ -162,17 +161,17 @@ class DockerExecutor:
                 after()
                 raise
 
-        return DockerHandle(await self._call(begin), self._pool, container.limits.memory_mb)
+        return await self._begun(begin, container.limits.memory_mb)
 
     async def ask(self, question: Question) -> Answer:
         out, err = _Output(ANSWER_BYTES), _Output(ANSWER_BYTES)
-        container = await self._call(self._launch_question, question, {1: out, 2: err})
+        handle = await self._begun(lambda: self._launch_question(question, {1: out, 2: err}), None)
         try:
-            end = await asyncio.wrap_future(container.ended)
+            code = await handle.code()
         except asyncio.CancelledError:
-            await DockerHandle(container, self._pool, None).stop(0.0)
+            await handle.stop(0.0)
             raise
-        return Answer(end.code, bytes(out.data), bytes(err.data))
+        return Answer(code, bytes(out.data), bytes(err.data))
 
     def _launch_question(self, question: Question, outputs: dict[int, _Output]) -> _Container:
         for folder in question.writes:
@@ -224,8 +223,15 @@ class DockerExecutor:
         self._watch.close()
         self._client.close()
 
-    async def _call(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+    async def _begun(self, launch: Callable[[], _Container], memory_mb: int | None) -> DockerHandle:
+        """Whoever no longer wants it, once it is begun, leaves none behind."""
+        work = asyncio.get_running_loop().run_in_executor(self._pool, launch)
+        try:
+            return DockerHandle(await asyncio.shield(work), self._pool, memory_mb)
+        except asyncio.CancelledError:
+            with suppress(MoodBenchError):
+                await DockerHandle(await work, self._pool, memory_mb).stop(0.0)
+            raise
 
 
 class DockerHandle:
@@ -240,6 +246,10 @@ class DockerHandle:
 
     async def wait(self) -> Exit:
         return exit_of(await asyncio.wrap_future(self._container.ended), self._memory_mb)
+
+    async def code(self) -> int:
+        """As `wait`, for what is no cell."""
+        return (await asyncio.wrap_future(self._container.ended)).code
 
     async def stop(self, grace_s: float) -> None:
         told = True
