@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from harness.errors import MoodBenchError
@@ -51,6 +52,6 @@ def _containers() -> list[Leftover]:
 
     client = connect()
     return [
-        Leftover("container", f"{found.name} ({found.state})", lambda found=found: remove_container(client, found))
+        Leftover("container", f"{found.name} ({found.state})", partial(remove_container, client, found))
         for found in stale_containers(client)
     ]

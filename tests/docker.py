@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.build_context import BuildInputs
 from harness.errors import SetupError
-from harness.images import BuildInputs, BuiltImage, build_image, connect
+from harness.images import BuiltImage, build_image, connect
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -10,7 +10,8 @@ import click
 from harness.cli.output import echo_json, print_table
 
 if TYPE_CHECKING:
-    from harness.images import BuildInputs, BuiltImage, ImageKind
+    from harness.build_context import BuildInputs, ImageKind
+    from harness.images import BuiltImage
 
 
 @click.group()
@@ -46,7 +47,8 @@ def build_command(
     force: bool,
 ) -> int:
     """Build the image of a device, unless it is there already. Prints its name and digest."""
-    from harness.images import BuildInputs, build_image, connect
+    from harness.build_context import BuildInputs
+    from harness.images import build_image, connect
 
     default = BuildInputs.from_environment()
     inputs = BuildInputs(

@@ -28,6 +28,7 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
+from harness.build_context import ImageKind, image_name
 from harness.errors import ExecutorError, MoodBenchError
 from harness.executors import Answer, Capacity, Exit, Question
 from harness.executors.containers import (
@@ -59,7 +60,7 @@ from harness.executors.containers import (
 )
 from harness.executors.logs import LogWriter
 from harness.executors.mounts import cell_mounts, check_readable, hand_over, mounts, take_back
-from harness.images import BuiltImage, ImageKind, connect, find_image, image_name
+from harness.images import BuiltImage, connect, find_image
 from harness.scratch import is_held
 from harness.store import AttemptPaths, RunFolder, writing
 from runner.contract import CellSpec, ExecutorName

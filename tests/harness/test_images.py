@@ -19,26 +19,28 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from packaging.requirements import Requirement
 
-from harness import images
-from harness.errors import ExitCode, SetupError
-from harness.images import (
+from harness import build_context, images
+from harness.build_context import (
     BuildInputs,
-    BuiltImage,
     ImageKind,
-    Unneeded,
-    build_error,
-    build_image,
-    connect,
-    find_image,
-    find_unneeded,
     image_name,
-    list_images,
     normal_name,
-    prune_images,
     read_pins,
     source_files,
     useful_wheels,
     write_context,
+)
+from harness.build_output import build_error
+from harness.errors import ExitCode, SetupError
+from harness.images import (
+    BuiltImage,
+    Unneeded,
+    build_image,
+    connect,
+    find_image,
+    find_unneeded,
+    list_images,
+    prune_images,
 )
 from tests.docker import one_build_at_a_time
 from tests.support import World
@@ -64,7 +66,7 @@ def context(kind: ImageKind, inputs: BuildInputs, machine: str = "x86_64") -> di
 def sources(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """The sources of the CPU image, to be changed."""
     files = source_files("cpu")
-    monkeypatch.setattr(images, "source_files", lambda kind: files)
+    monkeypatch.setattr(build_context, "source_files", lambda kind: files)
     return files
 
 
