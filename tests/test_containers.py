@@ -145,7 +145,9 @@ def lab(tmp_path: Path, dataset: PreparedDataset, docker_client: DockerClient, c
 
 def test_a_cell_leaves_its_result_and_no_container(lab: Lab) -> None:
     async def work(executor: DockerExecutor) -> Exit:
-        return await (await executor.start(lab.attempt, lab.spec)).wait()
+        exited = await (await executor.start(lab.attempt, lab.spec)).wait()
+        await asyncio.to_thread(wait_for, lambda: not of_run(lab.client, lab.run.folder.name))
+        return exited
 
     assert lab.use(work) == Exit(0), lab.attempt.log.read_text()
     assert isinstance(conclude(lab.spec.cell, lab.attempt, Exit(0), None), Result)
@@ -350,6 +352,7 @@ def test_killed_from_outside(lab: Lab, how: str) -> None:
         pytest.skip("needs root")
     exited = lab.use(work)
     assert exited.signal == signal.SIGKILL
+    assert exited.cause == (None if how == "process" else "killed")  # a signal to the process is not told of
     failure = conclude(lab.spec.cell, lab.attempt, exited, None)
     assert isinstance(failure, Failure)
     assert failure.kind == "killed"
@@ -464,7 +467,10 @@ def test_a_dataset_prepared_in_a_container_belongs_to_the_user(
     assert owners(cache) == {(os.getuid(), os.getgid())}
 
 
-def test_a_question_ends_with_its_asker(cpu_image: BuiltImage, docker_client: DockerClient, tmp_path: Path) -> None:
+@pytest.mark.parametrize("state", ["created", "running"])
+def test_a_question_ends_with_its_asker(
+    cpu_image: BuiltImage, docker_client: DockerClient, tmp_path: Path, state: str
+) -> None:
     fifo = tmp_path / "request.json"
     os.mkfifo(fifo)  # the runner waits for it
 
@@ -477,7 +483,7 @@ def test_a_question_ends_with_its_asker(cpu_image: BuiltImage, docker_client: Do
         try:
             arguments = ("fetch", str(fifo), "--out", str(tmp_path / "a.json"))
             task = asyncio.ensure_future(executor.ask(Question(arguments, tmp_path)))
-            await asyncio.to_thread(wait_for, asked)
+            await asyncio.to_thread(wait_for, lambda: [one for one in asked() if state in ("created", one["State"])])
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asyncio.wait_for(task, 20)
@@ -648,7 +654,7 @@ class OwnEngine:
 
     def start(self) -> None:
         command = [
-            "dockerd", "--data-root", self._folder / "data", "--exec-root", self._folder / "exec",
+            "unshare", "--net", "dockerd", "--data-root", self._folder / "data", "--exec-root", self._folder / "exec",
             "-H", self.address, "--pidfile", self._folder / "pid", "--iptables=false", "--bridge=none",
         ]  # fmt: skip
         with (self._folder / "log").open("ab") as log:
