@@ -8,21 +8,16 @@ engine closes the runner's standard input and the runner ends itself; the next s
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import secrets
 import shutil
 import signal
-import socket
-import struct
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import docker
 import requests
@@ -60,6 +55,7 @@ from harness.executors.containers import (
 )
 from harness.executors.logs import LogWriter
 from harness.executors.mounts import cell_mounts, check_readable, hand_over, mounts, take_back
+from harness.executors.streams import Connection, Output, Watch
 from harness.images import BuiltImage, connect, find_image
 from harness.scratch import is_held
 from harness.store import AttemptPaths, RunFolder, writing
@@ -70,7 +66,6 @@ API_TIMEOUT_S = 30.0
 STOP_CALL_S = 10.0  # a stop waits no longer for an engine that does not answer
 END_S = 20.0  # from the end of its output to that of the container, and from being killed to being gone
 OOM_TOLD_S = 1.0  # the engine may tell why a container was killed a little later than that
-LOST_S = 20.0  # containers end for so long after an engine began to stop
 ANSWER_BYTES = 16 * 2**20
 ATTACHED = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
 FIRST_GPU = ("0",)
@@ -86,7 +81,7 @@ class DockerExecutor:
         self._run = run
         self._id = secrets.token_hex(8)
         self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="docker")
-        self._watch = _Watch(client.api, self._id)
+        self._watch = Watch(client.api, self._id)
         self._containers: list[_Container] = []
 
     @classmethod
@@ -165,7 +160,7 @@ class DockerExecutor:
         return await self._begun(begin, container.limits.memory_mb)
 
     async def ask(self, question: Question) -> Answer:
-        out, err = _Output(ANSWER_BYTES), _Output(ANSWER_BYTES)
+        out, err = Output(ANSWER_BYTES), Output(ANSWER_BYTES)
         handle = await self._begun(lambda: self._launch_question(question, {1: out, 2: err}), None)
         try:
             code = await handle.code()
@@ -174,7 +169,7 @@ class DockerExecutor:
             raise
         return Answer(code, bytes(out.data), bytes(err.data))
 
-    def _launch_question(self, question: Question, outputs: dict[int, _Output]) -> _Container:
+    def _launch_question(self, question: Question, outputs: dict[int, Output]) -> _Container:
         for folder in question.writes:
             if not folder.exists():
                 with writing(folder):
@@ -202,7 +197,7 @@ class DockerExecutor:
             made = api.create_container_from_config(container.config(), container.name)["Id"]
             with ExitStack() as failed:
                 failed.callback(_remove, api, made)
-                connection = _Connection(api.attach_socket(made, ATTACHED))
+                connection = Connection(api.attach_socket(made, ATTACHED))
                 failed.callback(connection.close)
                 api.start(made)
                 failed.pop_all()
@@ -291,9 +286,9 @@ class _Container:
     def __init__(
         self,
         api: docker.APIClient,
-        watch: _Watch,
+        watch: Watch,
         id_: str,
-        connection: _Connection,
+        connection: Connection,
         sink: Sink,
         after: Callable[[], None],
     ) -> None:
@@ -384,107 +379,6 @@ class _Container:
             killed_by_us=self._killed,
             killed_outside=not self._killed and "kill 9" in seen,
         )
-
-
-class _Watch:
-    """One connection for the events of the executor's containers. That it breaks is how a restart of the engine is
-    noticed: the containers that this ends look as if they had been ended for themselves."""
-
-    def __init__(self, api: docker.APIClient, executor: str) -> None:
-        self._api = api
-        self._filters = {"type": "container", "label": f"{EXECUTOR_LABEL}={executor}"}
-        self._seen: dict[str, set[str]] = defaultdict(set)
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._up = threading.Event()
-        self._lost_at: float | None = None
-        self._stream: Any = None
-        self._closed = threading.Event()
-
-    def begin(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._listen, name="docker-events", daemon=True)
-                self._thread.start()
-        self._up.wait(API_TIMEOUT_S)
-
-    @property
-    def is_lost(self) -> bool:
-        """Now, or until a moment ago."""
-        lost_at = self._lost_at
-        return not self._up.is_set() or (lost_at is not None and time.monotonic() - lost_at < LOST_S)
-
-    def seen(self, container: str) -> set[str]:
-        """`oom`, `kill 9`, `die`, `destroy` …: what the engine told of it."""
-        return set(self._seen.get(container, ()))
-
-    def close(self) -> None:
-        self._closed.set()
-        if self._stream is not None:
-            with suppress(Exception):
-                self._stream.close()
-
-    def _listen(self) -> None:
-        while not self._closed.is_set():
-            try:
-                self._stream = self._api.events(filters=self._filters, decode=True)
-                self._up.set()
-                for event in self._stream:
-                    self._note(event)
-            except Exception:  # noqa: BLE001 - however it broke, it is broken
-                pass
-            self._lost_at = time.monotonic()
-            self._up.clear()
-            self._closed.wait(0.5)
-
-    def _note(self, event: dict[str, Any]) -> None:
-        action = str(event.get("Action"))
-        attributes = event.get("Actor", {}).get("Attributes", {})
-        told = f"kill {attributes.get('signal')}" if action == "kill" else action
-        self._seen[str(event.get("id"))].add(told)
-
-
-class _Connection:
-    """A container's input, which nothing is written to, and its output."""
-
-    def __init__(self, raw: Any) -> None:
-        """`raw`: the socket.SocketIO that the SDK gives for an engine behind a Unix socket."""
-        self._socket: socket.socket = raw._sock
-        self._socket.settimeout(None)  # it may be silent for hours
-        self._reader = io.BufferedReader(raw, 2**16)
-
-    def frames(self) -> Iterator[tuple[int, bytes]]:
-        """(stream, chunk) until the output ends, or the connection. A frame has a header of eight bytes: stream, three
-        zeros, length."""
-        with suppress(OSError):
-            while len(header := self._reader.read(8)) == 8:
-                stream, left = struct.unpack(">BxxxL", header)
-                while left:
-                    chunk = self._reader.read1(min(left, 2**16))
-                    if not chunk:
-                        return
-                    left -= len(chunk)
-                    yield stream, chunk
-
-    def hang_up(self) -> None:
-        """From any thread: `frames` ends."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._reader.close()
-        self._socket.close()
-
-
-class _Output:
-    """The first so many bytes of a stream; the rest is read and dropped."""
-
-    def __init__(self, limit: int) -> None:
-        self.data = bytearray()
-        self._limit = limit
-
-    def take(self, chunk: bytes) -> None:
-        self.data += chunk[: self._limit - len(self.data)]
 
 
 # --- talking to the engine -----------------------------------------------------------------------
