@@ -249,6 +249,7 @@ def test_the_token_is_nowhere(lab: Lab, cpu_image: BuiltImage, monkeypatch: pyte
 
     async def work(executor: DockerExecutor) -> str:
         handle = await lab.probe(executor, "import os, time; print(os.environ, flush=True); time.sleep(60)")
+        await asyncio.to_thread(wait_for, lambda: "HF_HUB_OFFLINE" in lab.attempt.log.read_text())
         inspected = await asyncio.to_thread(lab.client.api.inspect_container, handle.container_id)
         await handle.stop(0.0)
         await handle.wait()
