@@ -405,7 +405,7 @@ def test_a_hostile_log_stays_small_and_plain(lab: Lab) -> None:
             left = memoryview(block)
             while left:
                 left = left[os.write(1, left):]
-        os.write(2, b"\nthe end\n")
+        os.write(1, b"\nthe end\n")
     """
     written = 0
 
