@@ -8,7 +8,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from harness.errors import MoodBenchError
 from harness.executors.native import NativeExecutor
 from harness.jobs import Jobs
 from harness.runs import check_writable
-from harness.scratch import cache_folder
+from harness.scratch import cache_folder, scratch
 from harness.store import RunFolder
 from runner.contract import usable_cores
 
@@ -101,8 +102,8 @@ async def _containers() -> list[Finding]:
     except MoodBenchError as error:
         return [engine, Finding(subject="images", state="fix", finding=error.message, remedy=error.hint)]
     try:
-        with tempfile.TemporaryDirectory(prefix="moodbench-") as folder:
-            info = await Jobs(executor, Path(folder)).device_info()
+        with _leaving_no_folder(cache_folder()), scratch() as folder:
+            info = await Jobs(executor, folder).device_info()
     except MoodBenchError as error:
         return [engine, Finding(subject="images", state="fix", finding=error.message, remedy=error.hint)]
     finally:
@@ -114,7 +115,11 @@ async def _containers() -> list[Finding]:
 def _engine() -> Finding:
     from harness.images import connect
 
-    info = connect().info()
+    client = connect()
+    try:
+        info = client.info()
+    finally:
+        client.close()
     memory_gb = info["MemTotal"] / 2**30
     words = f"Docker {info['ServerVersion']}, {info['NCPU']} cores, {memory_gb:.1f} GB of memory, {info['Driver']}"
     return Finding(subject="engine", state="ok", finding=words)
@@ -152,16 +157,24 @@ def _leftovers(results: Path) -> Finding:
     return Finding(subject="leftovers", state="ok", finding="none")
 
 
-def _folder(subject: str, folder: Path) -> Finding:
-    created = [place for place in (folder, *folder.parents) if not place.exists()]
+@contextmanager
+def _leaving_no_folder(folder: Path) -> Iterator[None]:
+    """What is made of `folder`, the scratch folders in it and its parents meanwhile is removed again if it is empty."""
+    made = [place for place in (folder / "scratch", folder, *folder.parents) if not place.exists()]
     try:
-        check_writable(RunFolder(folder))
+        yield
+    finally:
+        for place in made:
+            with suppress(OSError):
+                place.rmdir()
+
+
+def _folder(subject: str, folder: Path) -> Finding:
+    try:
+        with _leaving_no_folder(folder):
+            check_writable(RunFolder(folder))
     except MoodBenchError as error:
         return Finding(subject=subject, state="fix", finding=error.message, remedy=error.hint)
-    finally:
-        with suppress(OSError):
-            for place in created:
-                place.rmdir()
     return Finding(subject=subject, state="ok", finding=f"{folder} can be written")
 
 

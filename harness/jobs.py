@@ -25,8 +25,9 @@ from harness.credentials import Access, find_credentials, give_access
 from harness.errors import InputError, SetupError
 from harness.executors import Executor, Question
 from harness.executors.choice import executor_of_jobs
-from harness.network import Outside, outside
-from harness.scratch import cache_folder, scratch
+from harness.network import outside
+from harness.scratch import LOCK, cache_folder, scratch
+from harness.store import writing
 from runner.contract import (
     ContractError,
     DatasetRequest,
@@ -46,8 +47,8 @@ AT_ONCE = 2
 
 
 class Jobs:
-    """Asks `executor`. `folder` is a scratch folder of the caller; where something is fetched or prepared it takes the
-    credentials too, so no other question may be asked with it."""
+    """Asks `executor`. `folder` is a scratch folder of the caller: each question has one of its own in it, beside the
+    credentials, which only those that need the network are given."""
 
     def __init__(self, executor: Executor, folder: Path) -> None:
         self._executor = executor
@@ -57,7 +58,7 @@ class Jobs:
 
     async def device_info(self) -> DeviceInfo:
         """Devices and packages where the executor's cells would run. Raises SetupError."""
-        answer = await self._executor.ask(Question(("info",), self._folder))
+        answer = await self._executor.ask(Question(("info",), self._own_folder("info"), self._folder / LOCK))
         if answer.code != 0:
             raise SetupError(
                 f"the runner does not start: {_last_line(answer.err)}",
@@ -118,19 +119,22 @@ class Jobs:
         writes: tuple[Path, ...] = (),
         network: bool,
     ) -> T | Failure:
-        """One question: the request as a file in the folder, the answer as another."""
+        """One question: the request as a file in its folder, the answer as another."""
         name = getattr(request, "alias", None) or request.name
-        stem = f"{verb}-{next(self._numbers)}"
-        question, answer = self._folder / f"{stem}.json", self._folder / f"{stem}.answer.json"
+        folder = self._own_folder(verb)
+        question, answer = folder / "question.json", folder / "answer.json"
         question.write_bytes(encode(request))
         environment: dict[str, str] = {}
         if network:
-            reads += self._outside.reads + self._access.reads
-            writes += self._outside.writes
-            environment = self._outside.environment | self._access.environment
+            around = outside(os.environ, folder)
+            reads += around.reads + self._access.reads
+            writes += around.writes
+            environment = around.environment | self._access.environment
         arguments = (verb, str(question), "--out", str(answer), *options)
         async with self._limit:
-            ended = await self._executor.ask(Question(arguments, self._folder, reads, writes, network, environment))
+            ended = await self._executor.ask(
+                Question(arguments, folder, self._folder / LOCK, reads, writes, network, environment)
+            )
         try:
             return read(answer, kind) if ended.code == 0 else self._masked(read(answer, Failure), network)
         except (ContractError, FileNotFoundError):
@@ -145,13 +149,18 @@ class Jobs:
         texts = {name: getattr(failure, name) or "" for name in ("message", "hint", "traceback")}
         return msgspec.structs.replace(failure, **{name: self._access.masked(text) for name, text in texts.items()})
 
-    @cached_property
-    def _access(self) -> Access:
-        return give_access(find_credentials(os.environ, Path.cwd()), self._folder, os.environ)
+    def _own_folder(self, verb: str) -> Path:
+        folder = self._folder / f"{verb}-{next(self._numbers)}"
+        with writing(folder):
+            folder.mkdir(mode=0o700)
+        return folder
 
     @cached_property
-    def _outside(self) -> Outside:
-        return outside(os.environ, self._folder)
+    def _access(self) -> Access:
+        folder = self._folder / "access"
+        with writing(folder):
+            folder.mkdir(mode=0o700)
+        return give_access(find_credentials(os.environ, Path.cwd()), folder, os.environ)
 
 
 def prepared_cache() -> Path:

@@ -22,7 +22,7 @@ from harness.executors.choice import AskedExecutor, Executors, choose_executor
 from harness.jobs import stoppable
 from harness.leaderboard import Standing, standing_of, write_leaderboard
 from harness.preflight import Preflight, preflight
-from harness.scratch import sweep
+from harness.scratch import LOCK, sweep
 from harness.state import PlannedCell, RunFinished, RunState
 from harness.store import RunFolder, fresh_name, run_folder, storage_problem
 from harness.suite import CellPlace, Job, Suite, as_mapping, jobs_of, resolve_cell
@@ -99,7 +99,7 @@ async def _execute_on(
 def only_one(folder: RunFolder) -> Iterator[None]:
     """Hold the run folder: two processes that fill one run would do its cells twice. Raises InputError. A folder that
     did not become a run is removed again."""
-    path = folder.folder / ".lock"
+    path = folder.folder / LOCK
     with path.open("a") as lock:
         if not _locked(lock):
             raise InputError(

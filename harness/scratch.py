@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +16,8 @@ from pathlib import Path
 from harness.store import writing
 
 LOCK = ".lock"
+MAKING_S = 60.0
+_NAME = re.compile(r"\.?\d+-[0-9a-f]{8}")
 
 
 def cache_folder() -> Path:
@@ -28,15 +32,20 @@ def cache_folder() -> Path:
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A new folder that only this user can enter, removed at the end. Raises SetupError."""
-    folder = _place() / f"{os.getpid()}-{secrets.token_hex(4)}"
+    name = f"{os.getpid()}-{secrets.token_hex(4)}"
+    folder = _place() / name
+    unnamed = folder.with_name(f".{name}")  # nobody looks at it before its lock is held
     with writing(folder):
-        folder.mkdir(parents=True, mode=0o700)
-        lock = (folder / LOCK).open("w")
+        unnamed.mkdir(parents=True, mode=0o700)
+        lock = (unnamed / LOCK).open("w")
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with writing(folder):
+                unnamed.rename(folder)
             yield folder
         finally:
+            shutil.rmtree(unnamed, ignore_errors=True)
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -44,7 +53,7 @@ def is_held(lock: Path) -> bool:
     """Whether a living process holds this lock file; False where there is none."""
     try:
         with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except OSError:  # held, or somebody else's: not to be touched
@@ -54,7 +63,16 @@ def is_held(lock: Path) -> bool:
 
 def stale() -> list[Path]:
     """Scratch folders whose owner is gone."""
-    return [folder for folder in sorted(_place().glob("*-*")) if not is_held(folder / LOCK)]
+    folders = sorted(path for path in _place().glob("*") if _NAME.fullmatch(path.name))
+    return [folder for folder in folders if not is_held(folder / LOCK) and not _is_being_made(folder)]
+
+
+def _is_being_made(folder: Path) -> bool:
+    """It has no name yet, and may be about to get its lock."""
+    try:
+        return folder.name.startswith(".") and time.time() - folder.stat().st_mtime < MAKING_S
+    except FileNotFoundError:
+        return True
 
 
 def sweep() -> None:

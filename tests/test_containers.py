@@ -433,7 +433,7 @@ def test_a_question_is_answered_from_a_container(cpu_image: BuiltImage, docker_c
         executor = await DockerExecutor.open("cpu", None)
         try:
             with scratch() as folder:
-                answer = await executor.ask(Question(("info",), folder))
+                answer = await executor.ask(Question(("info",), folder, folder / ".lock"))
                 assert answer.code == 0, answer.err
                 return answer.out
         finally:
@@ -455,7 +455,9 @@ def test_a_dataset_prepared_in_a_container_belongs_to_the_user(
                 question, answer = folder / "q.json", folder / "a.json"
                 question.write_text(json.dumps({"name": "reviews", "source": "file", "files": {"all": str(source)}}))
                 arguments = ("prepare", str(question), "--out", str(answer), "--cache", str(cache))
-                ended = await executor.ask(Question(arguments, folder, reads=(source,), writes=(cache,)))
+                ended = await executor.ask(
+                    Question(arguments, folder, folder / ".lock", reads=(source,), writes=(cache,))
+                )
                 assert ended.code == 0, ended.err
                 prepared = read(answer, PreparedDataset)
                 assert prepared.fingerprint == dataset.fingerprint
@@ -483,7 +485,7 @@ def test_a_question_ends_with_its_asker(
         executor = await DockerExecutor.open("cpu", None)
         try:
             arguments = ("fetch", str(fifo), "--out", str(tmp_path / "a.json"))
-            task = asyncio.ensure_future(executor.ask(Question(arguments, tmp_path)))
+            task = asyncio.ensure_future(executor.ask(Question(arguments, tmp_path, tmp_path / ".lock")))
             await asyncio.to_thread(wait_for, lambda: [one for one in asked() if state in ("created", one["State"])])
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -34,12 +34,14 @@ class Capacity:
 class Question:
     """A call of the runner that is no cell: `info`, `fetch`, `prepare`.
 
-    `folder` belongs to the asker, is writable, and holds a lock for as long as the answer is wanted (harness.scratch).
-    `reads` and `writes` are further files and folders that the answer needs; `network` says whether it may reach any.
+    `folder` is for this question alone and is writable; `lock` is held for as long as the answer is wanted
+    (harness.scratch). `reads` and `writes` are further files and folders that the answer needs; `network` says whether
+    it may reach any.
     """
 
     arguments: tuple[str, ...]
     folder: Path
+    lock: Path
     reads: tuple[Path, ...] = ()
     writes: tuple[Path, ...] = ()
     network: bool = False

@@ -148,7 +148,7 @@ def question_labels(question: Question, run: RunFolder | None) -> dict[str, str]
     return {
         RUN_LABEL: run.folder.name if run else "",
         CELL_LABEL: question.arguments[0],
-        LOCK_LABEL: str(question.folder.resolve() / LOCK),
+        LOCK_LABEL: str(question.lock.resolve()),
         HOST_LABEL: host_id(),
     }
 

@@ -21,7 +21,7 @@ def world(tmp_path: Path) -> World:
 
 def abandoned(world: World) -> list[Path]:
     """A scratch folder and a run folder whose hosts are gone."""
-    left = [world.folder / "cache" / "scratch" / "4711-abcd", world.folder / "results" / "never-began"]
+    left = [world.folder / "cache" / "scratch" / "4711-0123abcd", world.folder / "results" / "never-began"]
     for folder in left:
         folder.mkdir(parents=True)
         (folder / LOCK).touch()

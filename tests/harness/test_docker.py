@@ -593,7 +593,9 @@ def ask(engine: FakeEngine, question: Question, patience_s: float = 5.0) -> Any:
 def test_an_answer_keeps_output_and_errors_apart(tmp_path: Path) -> None:
     engine = FakeEngine([(1, b"out"), (2, b"err"), (1, b"put")], code=3)
     engine.failing["remove"] = api_error(500, "cannot")
-    question = Question(("fetch", "x"), tmp_path, writes=(tmp_path / "new",), network=True, environment={"A": "1"})
+    question = Question(
+        ("fetch", "x"), tmp_path, tmp_path / ".lock", writes=(tmp_path / "new",), network=True, environment={"A": "1"}
+    )
     answer = ask(engine, question)
     assert (answer.code, answer.out, answer.err) == (3, b"output", b"err")
     [config] = engine.made.values()
@@ -605,13 +607,16 @@ def test_an_answer_keeps_output_and_errors_apart(tmp_path: Path) -> None:
 
 def test_an_answer_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker, "ANSWER_BYTES", 10)
-    assert ask(FakeEngine([(1, b"x" * 1000), (1, b"y")], code=0), Question(("info",), tmp_path)).out == b"x" * 10
+    assert (
+        ask(FakeEngine([(1, b"x" * 1000), (1, b"y")], code=0), Question(("info",), tmp_path, tmp_path / ".lock")).out
+        == b"x" * 10
+    )
 
 
 def test_a_question_ends_with_its_asker(tmp_path: Path) -> None:
     engine = FakeEngine()
     with pytest.raises(TimeoutError):
-        ask(engine, Question(("info",), tmp_path), patience_s=0.3)
+        ask(engine, Question(("info",), tmp_path, tmp_path / ".lock"), patience_s=0.3)
     assert engine.signals == ["SIGKILL"]
     assert engine.made == {}
 

@@ -16,7 +16,7 @@ from harness.errors import InputError, SetupError
 from harness.executors import Answer, Capacity, Handle, Question, native
 from harness.executors.native import NativeExecutor
 from harness.jobs import Jobs, found_here, prepare_one, prepared_cache
-from harness.scratch import cache_folder, scratch
+from harness.scratch import LOCK, cache_folder, scratch
 from harness.store import AttemptPaths
 from runner.contract import (
     CellSpec,
@@ -154,8 +154,8 @@ def test_info_gets_nothing(asked: Asked, monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("HF_TOKEN", SECRET)
     asked.answers = lambda question: Answer(0, b'{"device": "cpu", "device_reason": "", "available": ["cpu"]}', b"")
     asyncio.run(Jobs(asked, tmp_path).device_info())
-    assert asked.questions == [Question(("info",), tmp_path)]
-    assert list(tmp_path.iterdir()) == []
+    assert asked.questions == [Question(("info",), tmp_path / "info-0", tmp_path / LOCK)]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_what_has_no_files_is_not_asked_for(asked: Asked) -> None:
