@@ -153,12 +153,8 @@ def resolve(
     for job in jobs_of(suite):
         alias, dataset = job.model.alias, job.request.name
         failure = ready.missing(alias, dataset)
-        if failure is not None:
-            plan = _plan(job, ready)
-            unavailable.append((plan, msgspec.structs.replace(failure, cell=plan.cell)))
-            continue
-        specs.append(
-            resolve_cell(
+        if failure is None:
+            spec = resolve_cell(
                 job,
                 suite,
                 model=ready.models[alias],
@@ -167,7 +163,12 @@ def resolve(
                 place=CellPlace(executor.name, executor.image_digest, limits, threads),
                 code=code,
             )
-        )
+            failure = executor.refusal(spec)
+        if failure is None:
+            specs.append(spec)
+        else:
+            plan = _plan(job, ready)
+            unavailable.append((plan, msgspec.structs.replace(failure, cell=plan.cell)))
     return specs, unavailable
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.store import AttemptPaths
-from runner.contract import CellSpec, ExecutorName, FailureKind
+from runner.contract import CellSpec, ExecutorName, Failure, FailureKind
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,10 @@ class Executor(Protocol):
 
     @property
     def capacity(self) -> Capacity: ...
+
+    def refusal(self, spec: CellSpec) -> Failure | None:
+        """Why this cell cannot run there, where others can; None if nothing is known against it."""
+        ...
 
     async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Handle:
         """Start the attempt whose `spec.json` is written. Raises SetupError."""

@@ -334,6 +334,11 @@ def _unfit(why: str, hint: str) -> ExecutorError:
     return ExecutorError("environment", f"the container engine cannot be used: it {why}", hint)
 
 
+def first_gpu() -> tuple[str, ...]:
+    """The GPU that a native cell would take: the first that CUDA_VISIBLE_DEVICES lets it see."""
+    return (os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0",)
+
+
 def no_gpu() -> ExecutorError:
     return ExecutorError(
         "environment",

@@ -42,6 +42,7 @@ from harness.executors.containers import (
     described,
     exit_of,
     facilities,
+    first_gpu,
     fresh_name,
     gone,
     host_id,
@@ -54,12 +55,12 @@ from harness.executors.containers import (
     refused,
 )
 from harness.executors.logs import LogWriter
-from harness.executors.mounts import cell_mounts, check_readable, hand_over, mounts, take_back
+from harness.executors.mounts import cell_mounts, check_readable, hand_over, mounts, read_mounts, take_back
 from harness.executors.streams import Connection, Output, Watch
 from harness.images import BuiltImage, connect, find_image
 from harness.scratch import is_held
 from harness.store import AttemptPaths, RunFolder, writing
-from runner.contract import CellSpec, ExecutorName
+from runner.contract import CellSpec, ExecutorName, Failure
 
 Sink = Callable[[int, bytes], None]  # a stream's number (1 output, 2 errors), a chunk of it
 API_TIMEOUT_S = 30.0
@@ -68,7 +69,6 @@ END_S = 20.0  # from the end of its output to that of the container, and from be
 OOM_TOLD_S = 1.0  # the engine may tell why a container was killed a little later than that
 ANSWER_BYTES = 16 * 2**20
 ATTACHED = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-FIRST_GPU = ("0",)
 
 
 class DockerExecutor:
@@ -86,21 +86,26 @@ class DockerExecutor:
 
     @classmethod
     async def open(cls, kind: ImageKind, run: RunFolder | None) -> DockerExecutor:
-        """`run` None: for questions only. Removes the containers of hosts that are gone. Raises SetupError."""
+        """`run` None: for questions only, which change nothing; else the containers of hosts that are gone are removed.
+        Raises SetupError."""
         return await asyncio.to_thread(cls._open, kind, run)
 
     @classmethod
     def _open(cls, kind: ImageKind, run: RunFolder | None) -> DockerExecutor:
         client = connect(API_TIMEOUT_S)
         client.api.timeout = API_TIMEOUT_S
-        with _asking():
-            offers = facilities(client.info(), hook=shutil.which("nvidia-container-runtime-hook") is not None)
-            if kind == "cuda" and not offers.gpu:
-                raise no_gpu()
-            image = find_image(client, kind)
-            if image is None:
-                raise image_missing(image_name(kind), kind)
-            sweep(client, run)
+        with ExitStack() as failed:
+            failed.callback(client.close)
+            with _asking():
+                offers = facilities(client.info(), hook=shutil.which("nvidia-container-runtime-hook") is not None)
+                if kind == "cuda" and not offers.gpu:
+                    raise no_gpu()
+                image = find_image(client, kind)
+                if image is None:
+                    raise image_missing(image_name(kind), kind)
+                if run is not None:
+                    sweep(client, run)
+            failed.pop_all()
         return cls(client, image, offers, run)
 
     @property
@@ -111,6 +116,15 @@ class DockerExecutor:
     def capacity(self) -> Capacity:
         return Capacity(self._offers.cores, self._offers.memory_mb or None)
 
+    def refusal(self, spec: CellSpec) -> Failure | None:
+        try:
+            mounted = read_mounts(spec)
+            if os.getuid() == 0:
+                check_readable(mounted)
+        except ExecutorError as error:
+            return Failure(cell=spec.cell, kind=error.kind, message=error.message, hint=error.hint, t=time.time())
+        return None
+
     async def start(self, attempt: AttemptPaths, spec: CellSpec) -> DockerHandle:
         return await self.begin(await asyncio.to_thread(self.cell_container, attempt, spec), attempt)
 
@@ -118,8 +132,6 @@ class DockerExecutor:
         """How that attempt is confined. Raises ExecutorError."""
         assert self._run is not None, "opened for questions only"
         mounted = tuple(cell_mounts(attempt, spec))
-        if os.getuid() == 0:
-            check_readable(mounted)
         folder = attempt.folder.absolute()
         limits = spec.limits
         return ContainerSpec(
@@ -132,7 +144,7 @@ class DockerExecutor:
             environment=CELL_ENVIRONMENT,
             tmp_mb=min(CELL_TMP_MB, (limits.memory_mb or 2 * CELL_TMP_MB) // 2),
             limits=limits,
-            gpus=FIRST_GPU if spec.device == "cuda" else (),
+            gpus=first_gpu() if spec.device == "cuda" else (),
             cdi=self._offers.cdi,
             selinux=self._offers.selinux,
         )
@@ -184,7 +196,7 @@ class DockerExecutor:
             environment=question.environment,
             tmp_mb=QUESTION_TMP_MB,
             network=question.network,
-            gpus=FIRST_GPU if self._image.kind == "cuda" and question.arguments[0] == "info" else (),
+            gpus=first_gpu() if self._image.kind == "cuda" and question.arguments[0] == "info" else (),
             cdi=self._offers.cdi,
             selinux=self._offers.selinux,
         )
@@ -193,8 +205,14 @@ class DockerExecutor:
     def _launch(self, container: ContainerSpec, sink: Sink, after: Callable[[], None]) -> _Container:
         api = self._client.api
         self._watch.begin()
-        with _asking():
-            made = api.create_container_from_config(container.config(), container.name)["Id"]
+        try:
+            config = container.config()
+        except OSError as error:
+            raise ExecutorError(
+                "environment", f"what a cell needs is gone: there is no {error.filename}", "run the same command again"
+            ) from error
+        with _asking(self._image.kind):
+            made = api.create_container_from_config(config, container.name)["Id"]
             with ExitStack() as failed:
                 failed.callback(_remove, api, made)
                 connection = Connection(api.attach_socket(made, ATTACHED))
@@ -385,14 +403,14 @@ class _Container:
 
 
 @contextmanager
-def _asking() -> Iterator[None]:
-    """What the SDK raises, as what it means. Raises ExecutorError."""
+def _asking(kind: ImageKind = "cpu") -> Iterator[None]:
+    """What the SDK raises, as what it means; `kind`: of an image that may be missing. Raises ExecutorError."""
     try:
         yield
     except MoodBenchError:
         raise
     except ImageNotFound as error:
-        raise image_missing(_said(error), "cpu") from error
+        raise image_missing(_said(error), kind) from error
     except APIError as error:
         raise refused(_said(error)) from error
     except (DockerException, requests.RequestException, OSError) as error:
@@ -438,10 +456,10 @@ def remove_container(client: docker.DockerClient, stale: StaleContainer) -> bool
     return removed
 
 
-def sweep(client: docker.DockerClient, run: RunFolder | None) -> None:
-    """Remove what killed hosts left; `run`: its lock is held by the caller. Raises ExecutorError."""
-    for stale in stale_containers(client, lock_of(run) if run else None):
+def sweep(client: docker.DockerClient, run: RunFolder) -> None:
+    """Remove what killed hosts left; the lock of `run` is held by the caller. Raises ExecutorError."""
+    for stale in stale_containers(client, lock_of(run)):
         remove_container(client, stale)
-    if run is not None and os.getuid() == 0:  # also where the container was gone already
+    if os.getuid() == 0:  # also where the container was gone already
         for attempt in run.folder.glob("cells/*/attempt-*"):
             take_back(attempt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from harness.store import AttemptPaths
 from runner.contract import CellSpec
 
 NOBODY = 65532  # uid and gid of cells where the user is root; the image's own user too
-READ_SUFFIXES = (".parquet", ".safetensors", ".json", ".txt", ".model", ".py")  # of data and models
+MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".py")  # of what transformers loads
+READ_SUFFIXES = (".parquet", *MODEL_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,24 @@ class HostMount:
 
 def cell_mounts(attempt: AttemptPaths, spec: CellSpec) -> list[HostMount]:
     """The attempt's folder to write; dataset and model to read. Raises ExecutorError."""
+    return [*read_mounts(spec), *mounts([], [attempt.folder])]
+
+
+def read_mounts(spec: CellSpec) -> list[HostMount]:
+    """The prepared dataset, and of the model's folder the files that loading needs and nothing else: it may be a folder
+    of the user's that holds more. Raises ExecutorError."""
     folders = [spec.dataset.folder] + ([spec.model.folder] if spec.model.folder else [])
-    reads = [Path(folder) for folder in folders]
-    missing = next((folder for folder in reads if not folder.is_dir()), None)
+    dataset, *models = [_as_asked(Path(folder)) for folder in folders]
+    missing = next((folder for folder in (dataset, *models) if not folder.is_dir()), None)
     if missing is not None:
         raise ExecutorError(
             "environment", f"what a cell needs is gone: there is no {missing}", "run the same command again"
         )
-    return mounts(reads, [attempt.folder])
+    found = [HostMount(dataset.resolve(), dataset)]
+    for model in models:
+        entries = sorted(entry for entry in model.iterdir() if entry.suffix in MODEL_SUFFIXES)
+        found += [HostMount(entry.resolve(), entry) for entry in entries if _is_the_models_own(entry)]
+    return found
 
 
 def mounts(reads: Iterable[Path], writes: Iterable[Path]) -> list[HostMount]:
@@ -62,11 +74,30 @@ def _with_links(path: Path) -> Iterator[HostMount]:
     yield HostMount(path.resolve(), path)
     if not path.is_dir():
         return
-    for link in (entry for entry in path.iterdir() if entry.is_symlink() and entry.exists()):
-        # As the container will follow it: there `path` is a folder, whatever links lead to it here.
-        target = Path(os.path.normpath(path / link.readlink()))
+    for link in (entry for entry in path.iterdir() if entry.is_symlink() and _is_the_models_own(entry)):
+        target = _hop(link)
         if not target.is_relative_to(path):
             yield HostMount(link.resolve(), target)
+
+
+def _is_the_models_own(entry: Path) -> bool:
+    """A regular file, here or in the blobs of its hub repository, or weights that lie elsewhere. Where a link leads to
+    is up to whoever made the folder, so it must not open anything else of the user's: no folder, no socket, no text."""
+    try:
+        real = entry.resolve(strict=True)
+        if not stat.S_ISREG(real.stat().st_mode):
+            return False
+    except (OSError, RuntimeError):  # broken, or a ring of links
+        return False
+    hop = _hop(entry)
+    if hop.parent == entry.parent:
+        return hop == entry or _is_the_models_own(hop)
+    return hop.parent == entry.parent.parent.parent / "blobs" or entry.suffix == real.suffix == ".safetensors"
+
+
+def _hop(entry: Path) -> Path:
+    """What a link says, as a container follows it: there the folder is one, whatever links lead to it here."""
+    return Path(os.path.normpath(entry.parent / entry.readlink())) if entry.is_symlink() else entry
 
 
 def check_readable(mounted: Iterable[HostMount]) -> None:

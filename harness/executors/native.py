@@ -19,7 +19,7 @@ from harness.errors import SetupError
 from harness.executors import Answer, Capacity, Exit, Handle, Question
 from harness.executors.logs import LogWriter
 from harness.store import AttemptPaths
-from runner.contract import CellSpec, ExecutorName, usable_cores
+from runner.contract import CellSpec, ExecutorName, Failure, usable_cores
 
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|KAGGLE_", re.IGNORECASE)
 
@@ -54,6 +54,9 @@ class NativeExecutor:
     @property
     def capacity(self) -> Capacity:
         return Capacity(cores=usable_cores())
+
+    def refusal(self, spec: CellSpec) -> Failure | None:
+        return None
 
     async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Handle:
         command = runner_command("run", str(attempt.spec), "--out", str(attempt.folder))

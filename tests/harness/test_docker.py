@@ -37,7 +37,7 @@ from harness.executors.mounts import HostMount, cell_mounts, check_readable
 from harness.images import BuiltImage
 from harness.scratch import LOCK
 from harness.store import AttemptPaths, RunFolder
-from runner.contract import Limits, ModelSpec
+from runner.contract import CellSpec, Limits, ModelSpec
 from tests.harness.builders import cell, prepared
 
 # --- how it ended -------------------------------------------------------------------------------
@@ -205,18 +205,53 @@ def test_a_cell_writes_to_its_attempt_alone(attempt: AttemptPaths, dataset: Path
     (snapshot / "model.safetensors").symlink_to("../../blobs/2")
     (snapshot / "tokenizer.json").symlink_to("config.json")
     (snapshot / "broken").symlink_to("../../blobs/3")
-    spec = cell(dataset=prepared(folder=str(dataset)))
-    model = ModelSpec(alias="m", kind="hub", name="o/m", folder=str(snapshot))
-    spec = msgspec.structs.replace(spec, model=model)
-    assert cell_mounts(attempt, spec) == [
+    assert cell_mounts(attempt, with_model(dataset, snapshot)) == [
         HostMount(dataset, dataset),
-        HostMount(snapshot, snapshot),
-        *sorted(
-            (HostMount(blobs / "1", blobs / "1"), HostMount(tmp_path / "elsewhere", blobs / "2")),
-            key=lambda mount: [link.readlink().name for link in snapshot.iterdir()].index(mount.target.name),
-        ),
+        HostMount(blobs / "1", snapshot / "config.json"),
+        HostMount(tmp_path / "elsewhere", snapshot / "model.safetensors"),
+        HostMount(blobs / "1", snapshot / "tokenizer.json"),
         HostMount(attempt.folder, attempt.folder, writable=True),
     ]
+
+
+def with_model(dataset: Path, folder: Path) -> CellSpec:
+    model = ModelSpec(alias="m", kind="path", name="m", folder=str(folder))
+    return msgspec.structs.replace(cell(dataset=prepared(folder=str(dataset))), model=model)
+
+
+def test_a_models_folder_opens_nothing_else(attempt: AttemptPaths, dataset: Path, tmp_path: Path) -> None:
+    """Whoever made the folder chose its links, and it may be a folder of the user's that holds more."""
+    model, secrets, other = tmp_path / "model", tmp_path / "home", tmp_path / "other.safetensors"
+    for folder in (model, secrets):
+        folder.mkdir()
+    (model / "config.json").touch()
+    other.touch()
+    (secrets / "credentials.json").write_text("secret")
+    (model / ".env").write_text("HF_TOKEN=secret")
+    (model / "id_rsa").write_text("secret")
+    (model / ".ssh").mkdir()
+    (model / "nested.json").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(secrets / "s.txt"))
+        links = {
+            "engine.txt": secrets / "s.txt",
+            "all.json": secrets,
+            "root.model": Path("/"),
+            "broken.json": Path("no"),
+        }
+        links |= {"creds.json": secrets / "credentials.json", "ring.json": model / "ring.json"}
+        links |= {"weights.safetensors": other, "fake.safetensors": secrets / "credentials.json"}
+        for name, target in links.items():
+            (model / name).symlink_to(target)
+        found = {mount.target.name: mount.source for mount in cell_mounts(attempt, with_model(dataset, model))}
+        asked = mounts.mounts([model], [])
+    assert found == {
+        "dataset": dataset,
+        "config.json": model / "config.json",
+        "weights.safetensors": other,
+        attempt.folder.name: attempt.folder,
+    }
+    assert asked == [HostMount(model, model), HostMount(other, other)]
 
 
 def test_a_folder_behind_a_link_is_there_under_the_name_it_is_asked_for(tmp_path: Path, dataset: Path) -> None:
