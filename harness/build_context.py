@@ -104,7 +104,10 @@ def recipe_folder() -> Path:
 
 
 def without_password(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # whoever opens it says so
+        return "(not a URL)"
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
@@ -150,7 +153,8 @@ def useful_wheels(wheelhouse: Path | None, kind: ImageKind, torch_build: ImageKi
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
     useful = []
     for path in sorted(wheelhouse.glob("*.whl")):
-        distribution, version, *_, platform = path.stem.split("-")
+        distribution, _, rest = path.stem.partition("-")
+        version, platform = rest.partition("-")[0], rest.rpartition("-")[2]
         public, _, local = version.partition("+")
         name = normal_name(distribution)
         fits = platform == "any" or ("linux" in platform and platform.endswith(machine))

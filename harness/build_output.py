@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.build_context import recipe_folder
 from harness.errors import SetupError
-from harness.executors.logs import plain
+from harness.text import plain
 
 _CHATTER = re.compile(r"^\s*(Step \d|-+>|Removing intermediate|Successfully |\s*$)")
 NO_SPACE = re.compile(r"no space left on device", re.IGNORECASE)
@@ -18,6 +18,7 @@ _UNREACHABLE = re.compile(
     r"|(Connect|Read) ?timed? ?out|Max retries exceeded",
     re.IGNORECASE,
 )
+_UNTRUSTED = re.compile(r"repository located at (\S+) is not a trusted or secure host")
 _NOT_FOUND = re.compile(r"No matching distribution|Could not find a version|HTTP error|no torch wheel", re.IGNORECASE)
 
 
@@ -63,6 +64,11 @@ def _command_failed(told: list[str], error: str) -> SetupError:
         return SetupError(
             f"the package index presents a certificate that is not trusted ({found[0]})",
             "give the certificates of your network with --ca-bundle FILE",
+        )
+    if found := _UNTRUSTED.search(text):
+        return SetupError(
+            f"pip does not use the package index {found[1]}, because its address is not https",
+            "name one that is: --index-url, --torch-index-url; or give the wheels with --wheelhouse",
         )
     if not ours and (found := _UNREACHABLE.search(text)):
         return SetupError(

@@ -28,6 +28,7 @@ from harness.build_context import (
 )
 from harness.build_output import NO_SPACE, disk_full, follow
 from harness.errors import SetupError
+from harness.store import writing
 
 if TYPE_CHECKING:
     import docker
@@ -225,7 +226,8 @@ def build_image(
         return present
     _check_disk(client, "cpu" if standin else kind)
     with _engine_errors("the build"), tempfile.TemporaryFile() as context:
-        write_context(context, kind, inputs, client.info()["Architecture"])
+        with writing(Path(tempfile.gettempdir())):
+            write_context(context, kind, inputs, client.info()["Architecture"])
         context.seek(0)
         output = client.api.build(
             fileobj=context,

@@ -60,17 +60,17 @@ class Jobs:
         """Devices and packages where the executor's cells would run. Raises SetupError."""
         answer = await self._executor.ask(Question(("info",), self._own_folder("info"), self._folder / LOCK))
         if answer.code != 0:
-            raise SetupError(
-                f"the runner does not start: {_last_line(answer.err)}",
-                "install it again: pip install 'moodbench[runner]'",
-            )
+            raise SetupError(f"the runner does not start: {_last_line(answer.err)}", self._repair)
         try:
             return msgspec.json.decode(answer.out, type=DeviceInfo)
         except msgspec.DecodeError as error:
-            raise SetupError(
-                f"the runner's answer cannot be read: {error}",
-                "run `python -m runner info` to see what else prints there",
-            ) from None
+            raise SetupError(f"the runner's answer cannot be read: {error}", self._repair) from None
+
+    @property
+    def _repair(self) -> str:
+        if self._executor.name == "docker":
+            return "build the image again: moodbench images build --force; or use --executor native"
+        return "install it again: pip install 'moodbench[runner]'; `python -m runner info` shows what it prints"
 
     async def fetch(self, models: Sequence[ModelSpec]) -> list[FetchedModel | Failure]:
         async with all_or_none() as group:

@@ -47,8 +47,11 @@ async def preflight(suite: Suite, device: str, executors: Executors, notify: Cal
             preparing = group.create_task(jobs.prepare(suite.requests))
     info = asking.result()
     if info.missing:
+        missing = ", ".join(info.missing)
+        if executors.cells.name == "docker":
+            raise SetupError(f"the image lacks {missing}", "build it again: moodbench images build --force")
         raise SetupError(
-            f"cells cannot run natively: {', '.join(info.missing)} not installed",
+            f"cells cannot run natively: {missing} not installed",
             "pip install 'moodbench[runner]', or run cells in containers: moodbench images build",
         )
     found = Preflight(info=info, device=choose_device(device, info))

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = cli.main(args=list(sys.argv[1:] if argv is None else argv), prog_name="moodbench", standalone_mode=False)
     except MoodBenchError as error:
-        from harness.display.words import clean  # messages may quote data
+        from harness.text import clean  # messages may quote data
 
         click.echo(f"error: {clean(error.message)}\nhint: {clean(error.hint)}", err=True)
         return int(error.exit_code)

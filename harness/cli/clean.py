@@ -16,8 +16,8 @@ def clean(yes: bool, results: Path) -> int:
     """Remove what killed runs left: containers, scratch folders, runs that never began. Results stay; so does
     whatever a running moodbench uses. Lists everything and asks first."""
     from harness.clean import find_leftovers
-    from harness.display.words import clean as shown
     from harness.errors import ExitCode
+    from harness.text import clean as shown
 
     leftovers = find_leftovers(results)
     if leftovers.unseen:

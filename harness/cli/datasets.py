@@ -78,7 +78,7 @@ def _print_preview(prepared: PreparedDataset, rows: int) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from harness.display.words import clean
+    from harness.text import clean
 
     console = Console(highlight=False)
     console.print(Text(f"{prepared.name}  {prepared.fingerprint[:12]}", style="bold"))

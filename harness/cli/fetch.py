@@ -58,7 +58,7 @@ def fetch(
 
 def _tell(found: Fetched) -> None:
     """One line as each is done, and what the user should know about it."""
-    from harness.display.words import clean
+    from harness.text import clean
 
     lines = [f"{found.what} {found.name}: {found.state}", *(f"  {note}" for note in found.notes)]
     if found.state == "failed":
@@ -68,7 +68,7 @@ def _tell(found: Fetched) -> None:
 
 
 def _row(found: Fetched) -> tuple[str, ...]:
-    from harness.display.words import clean
+    from harness.text import clean
 
     size = "–" if found.size_bytes is None else f"{found.size_bytes / 2**20:,.1f} MB"
     revision, digest = (found.revision or "–")[:12], (found.digest or "–")[:12]

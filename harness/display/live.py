@@ -12,7 +12,6 @@ from rich.text import Text
 
 from harness.display.words import (
     cell_title,
-    clean,
     duration,
     end_words,
     failure_words,
@@ -21,6 +20,7 @@ from harness.display.words import (
     summary_words,
 )
 from harness.state import CellFailed, CellFinished, CellState, RunFinished, RunStarted, RunState
+from harness.text import clean
 from runner.contract import Event, Warned
 
 REFRESH_PER_S = 4  # drawing must not cost what the cells need

@@ -6,7 +6,6 @@ from typing import TextIO
 
 from harness.display.words import (
     cell_title,
-    clean,
     duration,
     end_words,
     failure_words,
@@ -15,6 +14,7 @@ from harness.display.words import (
     summary_words,
 )
 from harness.state import CellFailed, CellFinished, CellStarted, CellState, RunFinished, RunStarted, RunState
+from harness.text import clean
 from runner.contract import Event, Progress, Warned
 
 PROGRESS_EVERY_S = 10.0

@@ -1,20 +1,11 @@
-"""How displays say things: names of cells, durations, rates. Text from outside is stripped of control characters."""
+"""How displays say things: names of cells, durations, rates."""
 
 from __future__ import annotations
 
-import re
-
 from harness.metrics import format_value
 from harness.state import CellState, PlannedCell, RunFinished, RunStarted
+from harness.text import clean
 from runner.contract import Progress, Summary
-
-# Control characters, separators of lines, and what turns the direction of writing (which can hide or fake words).
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def clean(text: str) -> str:
-    """One line of text that can neither move the cursor, restyle the terminal, nor pass for a line of ours."""
-    return _CONTROL.sub("�", re.sub(r"[\t\r\n]+", " ", text))
 
 
 def duration(seconds: float) -> str:

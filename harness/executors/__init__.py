@@ -59,7 +59,7 @@ class Handle(Protocol):
     """A started attempt."""
 
     async def wait(self) -> Exit:
-        """Until it has ended and nothing of it is left. Raises ExecutorError where that can no longer be known."""
+        """Until it has ended and nothing of it runs. Raises ExecutorError where that can no longer be known."""
         ...
 
     async def stop(self, grace_s: float) -> None:

@@ -14,24 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from harness.text import plain
+
 HEAD_BYTES = 10 * 2**20  # kept from the beginning, and ...
 TAIL_CHARS = 2**18  # ... from the end, where an error would stand
 LINE_CHARS = 4096  # a longer line becomes several
 SCANNED_CHARS = 64 * 2**20  # a flood of progress bars is looked at for so long
 
 _TOKEN = re.compile(r"\n|\r+|[^\r\n]+")
-_SEQUENCE = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, cursor, screen
-    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"  # titles, links, and other strings meant for the terminal
-    r"|\x1b[ -/]*[0-~]"
-)
-# C0 but tab, DEL, C1, line and paragraph separators, and what makes text run the other way.
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
-
-def plain(line: str) -> str:
-    """The line as it may be shown anywhere."""
-    return _CONTROL.sub("", _SEQUENCE.sub("", line)).rstrip()
 
 
 class _Lines:

@@ -76,19 +76,21 @@ class NativeExecutor:
                     env=cell_environment(os.environ),
                 )
             except OSError as error:
-                hint = "check free memory, disk and process limits"
-                raise SetupError(f"cannot start a cell: {error}", hint) from error
+                raise _cannot_start(error) from error
             failed.pop_all()
         return NativeHandle(process, asyncio.ensure_future(_write_log(output, log)))
 
     async def ask(self, question: Question) -> Answer:
-        process = await asyncio.create_subprocess_exec(
-            *runner_command(*question.arguments),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=without_secrets(os.environ) | dict(question.environment),
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *runner_command(*question.arguments),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=without_secrets(os.environ) | dict(question.environment),
+            )
+        except OSError as error:
+            raise _cannot_start(error) from error
         assert process.stdout is not None and process.stderr is not None
         try:  # not communicate(): it would close the standard input that tells the child that its host lives
             out, err = await asyncio.gather(process.stdout.read(), process.stderr.read())
@@ -102,6 +104,10 @@ class NativeExecutor:
 
     async def close(self) -> None:
         pass
+
+
+def _cannot_start(error: OSError) -> SetupError:
+    return SetupError(f"cannot start a process: {error}", "check free memory, disk and process limits")
 
 
 class NativeHandle:

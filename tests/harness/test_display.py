@@ -12,9 +12,10 @@ from harness.display import Display
 from harness.display.jsonl import JsonLines
 from harness.display.live import LiveBars
 from harness.display.plain import PlainLines
-from harness.display.words import clean, duration, end_words
+from harness.display.words import duration, end_words
 from harness.errors import InputError, SetupError
 from harness.state import CellFailed, CellStarted, RunFinished, RunStarted, RunState
+from harness.text import clean
 from runner.contract import Event, Progress, Warned
 from tests.harness.builders import planned, recorded_run
 

@@ -167,6 +167,12 @@ def test_wheels_fit_machine_and_kind(wheelhouse: Path) -> None:
     assert names("cpu", "cpu", "arm64") == [f"scikit_learn-{pins['scikit-learn']}", sympy]
 
 
+def test_files_and_addresses_that_are_none_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "torch.whl").touch()
+    assert useful_wheels(tmp_path, "cpu", "cpu", "x86_64") == []
+    assert BuildInputs(index_url="https://user:secret[@host").described() == ["package index: (not a URL)"]
+
+
 def test_unreadable_bundle_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"the CA bundle .* cannot be read"):
         context("cpu", BuildInputs(ca_bundle=tmp_path / "none.pem"))
@@ -268,6 +274,16 @@ FAILED = "The command '/bin/sh -c install' returned a non-zero code: 1"
             FAILED,
             "cannot be installed: no torch wheel of the wheelhouse fits Python 3.12",
             "--wheelhouse",
+        ),
+        (
+            "RUN install",
+            [
+                "WARNING: The repository located at mirror.local is not a trusted or secure host and is being ignored.",
+                "ERROR: Could not find a version that satisfies x==1",
+            ],
+            FAILED,
+            "does not use the package index mirror.local, because its address is not https",
+            "--index-url",
         ),
         ("RUN install", ["a", "error: torch is a cuda build"], FAILED, "failed: torch is a cuda build", FAILED),
         ("RUN install", ["a", "last words"], FAILED, "failed: last words", FAILED),

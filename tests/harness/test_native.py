@@ -152,7 +152,7 @@ def test_the_log_is_plain_text(attempt: AttemptPaths, stand_in: Callable[[str], 
 
 def test_a_program_that_is_not_there(attempt: AttemptPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "runner_command", lambda *arguments: ["/absent/python"])
-    with pytest.raises(SetupError, match="cannot start a cell"):
+    with pytest.raises(SetupError, match="cannot start a process"):
         run(attempt)
 
 
