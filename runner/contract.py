@@ -8,12 +8,15 @@ Units stand in the names: `_s` seconds, `_ms` milliseconds, `_bytes`, `_mb` (2**
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import secrets
+import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -48,6 +51,8 @@ FailureKind = Literal[
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]  # checked when a file is read
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]  # sums of them stay numbers
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # what every reader can count with
 
 METHODS: tuple[Method, ...] = get_args(Method)
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -316,12 +321,12 @@ class Progress(Event, frozen=True, kw_only=True, tag="progress"):
     """`step` of `steps` in a phase. In training one step is one optimiser step."""
 
     phase: Phase
-    step: int
-    steps: int
+    step: Count
+    steps: Count
     loss: float | None = None
     learning_rate: float | None = None
     samples_per_s: float | None = None
-    eta_s: float | None = None
+    eta_s: Seconds | None = None
 
 
 class Metrics(Event, frozen=True, kw_only=True, tag="metrics"):
@@ -494,8 +499,8 @@ class Memory(Base, frozen=True, kw_only=True):
 class Provenance(Base, frozen=True, kw_only=True):
     """Where and with what a result was made. Unknown is null."""
 
-    started: float
-    finished: float
+    started: Seconds
+    finished: Seconds
     hostname_hash: str | None
     os: str
     cpu_model: str | None
@@ -572,6 +577,7 @@ def usable_cores() -> int:
 # --- reading and writing ----------------------------------------------------------------------
 
 T = TypeVar("T")
+FILE_BYTES = 16 * 2**20  # no file of the contract comes near
 
 
 class ContractError(ValueError):
@@ -584,10 +590,12 @@ def encode(value: Any) -> bytes:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write to a temporary name, fsync, then rename: a reader sees the whole file or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write to a temporary name, fsync, then rename: a reader sees the whole file or none. Nobody can have laid
+    something under that name: an attempt's folder is also the cell's."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    created = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        with temporary.open("wb") as file:
+        with os.fdopen(created, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -596,16 +604,41 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def open_plain(path: Path, limit: int) -> BinaryIO:
+    """Open for reading what a cell may have laid there: a plain file of at most `limit` bytes; no link is followed and
+    nothing waited for. Raises ContractError, OSError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise ContractError(f"{path}: not a plain file") from None
+        raise
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_size <= limit:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISREG(found.st_mode):
+        raise ContractError(f"{path}: larger than {limit / 2**20:.0f} MB")
+    raise ContractError(f"{path}: not a plain file")
+
+
 def read(path: Path, kind: type[T]) -> T:
     """Read one contract file strictly. Raises ContractError, OSError."""
-    data = path.read_bytes()
+    with open_plain(path, FILE_BYTES) as file:
+        data = file.read(FILE_BYTES)
     try:
         _check_version(path, data)
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise ContractError(f"{path}: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ContractError(f"{path}: not valid JSON ({error})") from None
+        raise ContractError(f"{path}: {_clipped(error)}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ContractError(f"{path}: not valid JSON ({_clipped(error)})") from None
+
+
+def _clipped(error: Exception) -> str:
+    """It may quote the file."""
+    text = str(error)
+    return text if len(text) <= 500 else f"{text[:500]} ..."
 
 
 class _Versioned(msgspec.Struct):
