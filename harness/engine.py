@@ -17,7 +17,7 @@ import msgspec
 
 from harness.errors import ExecutorError, ExitCode, MoodBenchError
 from harness.executors import Executor, Exit, Handle
-from harness.failures import conclude, write_failure
+from harness.failures import conclude, refuse, write_failure
 from harness.state import CellFailed, CellFinished, CellStarted, PlannedCell, RunFinished, RunOutcome, RunStarted
 from harness.store import AttemptPaths, EventTail, Journal, RunFolder, writing
 from runner.contract import (
@@ -67,12 +67,15 @@ class Lease:
         if self._holder == cell:
             self._holder = None
 
+    @property
+    def holder(self) -> str | None:
+        return self._holder
+
     def grant(self, running: int) -> None:
+        """Raises ContractError where the new holder stands in the way of its own lease; SetupError."""
         if self._holder is None and self._waiting and len(self._waiting) == running:
             self._holder = next(iter(self._waiting))
-            attempt = self._waiting.pop(self._holder)
-            with writing(attempt.lease):
-                attempt.lease.touch()
+            self._waiting.pop(self._holder).make_lease()
 
 
 class _Clock:
@@ -118,6 +121,7 @@ class Engine:
         self._lease = Lease()
         self._handles: dict[str, Handle] = {}
         self._stops: set[asyncio.Future[None]] = set()
+        self._refused: dict[str, str] = {}  # running cells that are ended for what they laid in their folder -> what
         self._counts = {"done": 0, "reused": 0, "failed": 0}
         self._stopping = False
 
@@ -169,7 +173,7 @@ class Engine:
                 done, tasks = await asyncio.wait(tasks, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()  # a fault of the engine or the disk ends the run
-                self._lease.grant(running=len(tasks))
+                self._grant(running=len(tasks))
         finally:
             self.stop()
             await asyncio.gather(*tasks, *done, *self._stops, return_exceptions=True)
@@ -191,7 +195,11 @@ class Engine:
             write_failure(attempt, failure)
             self._failed(spec.cell, failure, log=str(attempt.log))
             raise
-        outcome = conclude(spec.cell, attempt, exited, phase)
+        refused = self._refused.pop(spec.cell, None)
+        if refused is None:
+            outcome = conclude(spec.cell, attempt, exited, phase)
+        else:
+            outcome = refuse(spec.cell, attempt, refused, phase)
         if isinstance(outcome, Result):
             self._counts["done"] += 1
             self._tell(CellFinished(cell=spec.cell, summary=outcome.summary, seconds=time.time() - started))
@@ -222,7 +230,7 @@ class Engine:
         while True:
             await asyncio.wait({waiter}, timeout=POLL_S)
             ended = waiter.done()
-            for event in tail.read():
+            for event in self._new_events(tail, spec.cell):
                 if isinstance(event, LeaseWanted):
                     self._lease.want(spec.cell, attempt)
                 elif isinstance(event, LeaseReleased):
@@ -230,11 +238,31 @@ class Engine:
                 elif isinstance(event, PhaseStarted):
                     phase = event.phase
                 self._watch(event)
-            if ended:
+            if ended and not tail.is_behind:
                 exited = waiter.result()
                 return (clock.exit if clock.over else exited), phase
             if clock.has_run_out(waiting=self._lease.is_waiting(spec.cell)):
                 self._stops.add(asyncio.ensure_future(handle.stop(STOP_GRACE_S)))
+
+    def _new_events(self, tail: EventTail, cell: str) -> list[Event]:
+        try:
+            return [msgspec.structs.replace(event, cell=cell) for event in tail.read()]  # whatever it calls itself
+        except ContractError as error:
+            self._refuse(cell, str(error))
+            return []
+
+    def _grant(self, running: int) -> None:
+        try:
+            self._lease.grant(running)
+        except ContractError as error:
+            assert self._lease.holder is not None
+            self._refuse(self._lease.holder, str(error))
+
+    def _refuse(self, cell: str, why: str) -> None:
+        """This cell alone is ended, and what it leaves does not count."""
+        if cell not in self._refused:
+            self._refused[cell] = why
+            self._stops.add(asyncio.ensure_future(self._handles[cell].stop(STOP_GRACE_S)))
 
     def _reuse(self, spec: CellSpec) -> bool:
         """Whether the cell is finished already; tells so."""

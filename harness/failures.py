@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+from contextlib import suppress
 
 import msgspec
 
 from harness.executors import Exit
-from harness.store import AttemptPaths, writing
-from runner.contract import ContractError, Failure, FailureKind, Phase, Result, encode, read, write_atomic
+from harness.store import MESSAGE_CHARS, AttemptPaths
+from runner.contract import ContractError, Failure, FailureKind, Phase, Result
+
+AGAIN = "run the same command again; report it if it comes back"
 
 # For causes that the cell cannot report itself, because it no longer runs.
 HINTS: dict[FailureKind, str] = {
@@ -25,27 +29,56 @@ HINTS: dict[FailureKind, str] = {
 
 
 def conclude(cell: str, attempt: AttemptPaths, exited: Exit, phase: Phase | None) -> Result | Failure:
-    """Read what the attempt left. A failure it could not report itself is written for it; `phase`: where it was."""
+    """Read what the attempt left. A failure it could not report itself is written for it; `phase`: where it was. Raises
+    SetupError."""
+    attempt.open_up()
     report: Failure | None = None
+    failure: Failure | None = None
     try:
-        if attempt.result.exists():
-            return read(attempt.result, Result)
-        if attempt.failure.exists():
-            report = read(attempt.failure, Failure)
+        result = attempt.read_left(attempt.result, Result, cell)
+        if result is not None:
+            return result
+        report = attempt.read_left(attempt.failure, Failure, cell)
     except ContractError as error:
-        return _failure(cell, "no_result", str(error), "run the same command again; report it if it comes back")
+        failure = _failure(cell, "no_result", str(error), AGAIN)
+        if os.path.lexists(attempt.result):  # kept: it is done again all the same
+            return failure
     if report is not None and exited.cause in (None, report.kind):
-        return report
-    failure = msgspec.structs.replace(unreported(cell, exited), phase=phase)
+        return _shortened(report)
+    if failure is None or exited.cause is not None:
+        failure = unreported(cell, exited)
+    failure = msgspec.structs.replace(failure, phase=phase)
     if report is not None:  # what the cell said of an end that came from outside explains nothing but where it was
         failure = msgspec.structs.replace(failure, phase=report.phase or phase, traceback=report.traceback)
     write_failure(attempt, failure)
     return failure
 
 
+def refuse(cell: str, attempt: AttemptPaths, why: str, phase: Phase | None) -> Failure:
+    """The failure of a cell that laid in its folder what no cell does: whatever it left, it is no result. Raises
+    SetupError."""
+    attempt.open_up()
+    with suppress(OSError):
+        attempt.put_aside(attempt.result)
+    failure = msgspec.structs.replace(_failure(cell, "no_result", why, AGAIN), phase=phase)
+    write_failure(attempt, failure)
+    return failure
+
+
 def write_failure(attempt: AttemptPaths, failure: Failure) -> None:
-    with writing(attempt.failure):
-        write_atomic(attempt.failure, encode(failure))
+    """A cell that stands in the way of that has failed all the same. Raises SetupError."""
+    with suppress(ContractError):
+        attempt.write_failure(failure)
+
+
+def unreadable(cell: str, error: Exception, attempt: AttemptPaths) -> Failure:
+    """Of what was found damaged when it was read again, later."""
+    hint = f"remove {attempt.folder} and run the suite again"
+    return _failure(cell, "no_result", f"its result cannot be read: {error}", hint)
+
+
+def _shortened(report: Failure) -> Failure:
+    return msgspec.structs.replace(report, message=report.message[:MESSAGE_CHARS], hint=report.hint[:MESSAGE_CHARS])
 
 
 def unreported(cell: str, exited: Exit) -> Failure:

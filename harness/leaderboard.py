@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from harness.errors import InputError
+from harness.failures import unreadable
+from harness.predictions import read_predictions
 from harness.store import AttemptPaths, CellEntry, RunFolder, writing
-from runner.contract import ContractError, Failure, Result, read, write_atomic
+from runner.contract import ContractError, Failure, Result, write_atomic
 
 if TYPE_CHECKING:
     from harness.board import Leaderboard
     from harness.ranking import CellRecord
+
+GREATEST = 1e15  # of a figure that means anything; sums of such are still exact enough
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ def standing_of(folder: RunFolder) -> Standing:
                 failures.append(read_back)
             else:
                 records.append(read_back)
-        elif (failure := folder.failure(entry.cell)) and failure.kind != "interrupted":
+        elif (failure := _failure(entry, folder)) and failure.kind != "interrupted":
             failures.append(failure)
         else:
             missing += 1
@@ -60,22 +66,26 @@ def write_leaderboard(folder: RunFolder, standing: Standing) -> None:
         write_atomic(folder.leaderboard, as_json(standing.board).encode())
 
 
-def _record(entry: CellEntry, attempt: AttemptPaths) -> CellRecord | Failure:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _failure(entry: CellEntry, folder: RunFolder) -> Failure | None:
+    try:
+        return folder.failure(entry.cell)
+    except ContractError as error:
+        return unreadable(entry.cell, error, folder.attempts(entry.cell)[-1])
 
+
+def _record(entry: CellEntry, attempt: AttemptPaths) -> CellRecord | Failure:
     from harness.ranking import CellRecord
 
     try:
-        result = read(attempt.result, Result)
-        table = pq.read_table(attempt.predictions, columns=["label", "predicted"])
-    except (ContractError, OSError, pa.ArrowException) as error:
-        return Failure(
-            cell=entry.cell,
-            kind="no_result",
-            message=f"its result cannot be read: {error}",
-            hint=f"remove {attempt.folder} and run the suite again",
+        result = attempt.read_left(attempt.result, Result, entry.cell)
+        if result is None:  # it went away meanwhile
+            raise ContractError(f"{attempt.result}: not there")
+        _check(result, entry)
+        labels, predicted = read_predictions(
+            attempt.predictions, len(result.label_names), entry.test_rows, entry.test_labels_sha256
         )
+    except (ContractError, OSError) as error:
+        return unreadable(entry.cell, error, attempt)
     return CellRecord(
         cell=entry.cell,
         model=entry.model,
@@ -85,12 +95,24 @@ def _record(entry: CellEntry, attempt: AttemptPaths) -> CellRecord | Failure:
         seed=entry.seed,
         device=entry.device,
         result=result,
-        labels=table["label"].to_numpy(),
-        predicted=table["predicted"].to_numpy(),
+        labels=labels,
+        predicted=predicted,
     )
 
 
+def _check(result: Result, entry: CellEntry) -> None:
+    """That it is the cell's, and that one can calculate with its figures. Raises ContractError."""
+    if result.identity != entry.identity or (entry.label_names and result.label_names != entry.label_names):
+        raise ContractError("it is of other settings than the cell's")
+    figures = [*msgspec.structs.asdict(result.summary).items()]
+    figures += result.quality.metrics.items() if result.quality else ()
+    figures += [("latency_p95_ms", result.timing.latency.p95_ms)] if result.timing else ()
+    for name, value in figures:
+        if isinstance(value, float) and abs(value) > GREATEST:
+            raise ContractError(f"its {name[:40]} is beyond measure")
+
+
 def failure_lines(failures: Sequence[Failure]) -> list[str]:
-    from harness.display.words import clean
+    from harness.text import clean
 
     return [clean(f"{f.cell} ({f.kind}): {f.message}; {f.hint}") for f in failures]

@@ -7,6 +7,10 @@ results/<run>/
   cells/<cell>/attempt-001/             spec.json, events.jsonl, log.txt, and result.json or failure.json,
                                         predictions.parquet, adapter/
 Attempts are numbered and never overwritten. A cell is finished when one of its attempts holds `result.json`.
+
+An attempt's folder is also the cell's, who may lay anything there: links, pipes, files without end. What is read from
+it is opened by `open_plain`, what is made in it is made anew, and what is wrong with it is a ContractError: that cell's
+failure, never the run's.
 """
 
 from __future__ import annotations
@@ -14,16 +18,20 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
+import stat
+import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from harness.errors import InputError, SetupError, unknown
+from harness.predictions import true_labels_sha256
 from runner import __version__
 from runner.contract import (
     LEASE_FILE,
@@ -35,17 +43,30 @@ from runner.contract import (
     Failure,
     Method,
     Result,
+    Warned,
     encode,
+    open_plain,
     read,
     slug,
     write_atomic,
 )
 
+EVENT_CHUNK_BYTES = 2**18  # of a cell's events at a time, and of one line
+EVENTS_BYTES = 128 * 2**20  # of a cell's events in all; training for a day leaves 30 MB
+MESSAGE_CHARS = 2000  # of a cell's own words
+# What an operation in an attempt's folder answers where the cell has laid something, or shut the folder.
+CELLS_DOING = (
+    errno.EACCES, errno.EPERM, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.ELOOP,
+)  # fmt: skip
+
+Left = TypeVar("Left", Result, Failure)
+
 _ATTEMPT = re.compile(r"attempt-(\d+)")
 
 
 class CellEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One cell of a run, as `run.json` lists it."""
+    """One cell of a run, as `run.json` lists it, and what its predictions are checked by: nothing of it is the cell's
+    own word."""
 
     cell: str
     identity: str
@@ -55,6 +76,9 @@ class CellEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     method: Method
     seed: int
     device: Device
+    label_names: tuple[str, ...] = ()  # () in runs from before this was kept
+    test_rows: int | None = None
+    test_labels_sha256: str | None = None  # None: also where the dataset could not be read
 
     @property
     def key(self) -> tuple[str, str, str, int, str]:
@@ -107,6 +131,54 @@ class AttemptPaths:
     def lease(self) -> Path:
         return self.folder / LEASE_FILE
 
+    def read_left(self, path: Path, kind: type[Left], cell: str) -> Left | None:
+        """`result` or `failure` as the cell left it; None where there is none. Raises ContractError."""
+        try:
+            left = read(path, kind)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ContractError(f"{path}: cannot be read ({error.strerror})") from None
+        if isinstance(left, Result) and left.cell != cell:
+            raise ContractError(f"{path}: of another cell")
+        return msgspec.structs.replace(left, cell=cell)
+
+    def make_lease(self) -> None:
+        """Raises ContractError where the cell stands in the way; SetupError."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with self.writing_among(self.lease):
+            os.close(os.open(self.lease, flags, 0o666))
+
+    def write_failure(self, failure: Failure) -> None:
+        """Raises ContractError where the cell stands in the way; SetupError."""
+        with self.writing_among(self.failure):
+            if self.failure.is_dir():
+                self.put_aside(self.failure)
+            write_atomic(self.failure, encode(failure))
+
+    def put_aside(self, path: Path) -> None:
+        """Keep what lies there, if anything, under a name that means nothing. Raises OSError."""
+        with suppress(FileNotFoundError):
+            path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.aside"))
+
+    def open_up(self) -> None:
+        """The cell may have shut its folder."""
+        with suppress(OSError):
+            mode = stat.S_IMODE(self.folder.stat().st_mode)
+            if mode & 0o700 != 0o700:
+                self.folder.chmod(mode | 0o700)
+
+    @contextmanager
+    def writing_among(self, path: Path) -> Iterator[None]:
+        """As `writing`, but what the cell can bring about is a ContractError."""
+        self.open_up()
+        try:
+            yield
+        except OSError as error:
+            if error.errno in CELLS_DOING:
+                raise ContractError(f"{path}: cannot be written ({error.strerror})") from None
+            raise storage_problem(error, path) from error
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -143,19 +215,18 @@ class RunFolder:
         return AttemptPaths(folder=folder, number=number)
 
     def finished_attempt(self, cell: str) -> AttemptPaths | None:
-        """The last attempt with a result; None while the cell is not finished."""
-        return next((a for a in reversed(self.attempts(cell)) if a.result.exists()), None)
+        """The last attempt with a result, whatever it may be worth; None while the cell is not finished."""
+        return next((a for a in reversed(self.attempts(cell)) if os.path.lexists(a.result)), None)
 
     def result(self, cell: str) -> Result | None:
+        """Raises ContractError."""
         attempt = self.finished_attempt(cell)
-        return read(attempt.result, Result) if attempt else None
+        return attempt.read_left(attempt.result, Result, cell) if attempt else None
 
     def failure(self, cell: str) -> Failure | None:
-        """How the last attempt of an unfinished cell ended, as far as it left word."""
+        """How the last attempt of an unfinished cell ended, as far as it left word. Raises ContractError."""
         attempts = self.attempts(cell)
-        if not attempts or not attempts[-1].failure.exists():
-            return None
-        return read(attempts[-1].failure, Failure)
+        return attempts[-1].read_left(attempts[-1].failure, Failure, cell) if attempts else None
 
     def read_record(self) -> RunRecord:
         try:
@@ -213,6 +284,9 @@ def entry_of(spec: CellSpec) -> CellEntry:
         method=spec.method,
         seed=spec.seed,
         device=spec.device,
+        label_names=spec.dataset.label_names,
+        test_rows=spec.dataset.splits["test"].rows,
+        test_labels_sha256=true_labels_sha256(spec.dataset),
     )
 
 
@@ -292,29 +366,61 @@ class Journal:
 
 
 class EventTail:
-    """Follows a growing events file: each call returns the whole lines that have come since the last."""
+    """Follows a growing events file: each call returns whole lines that have come since the last, so many at a time."""
 
     def __init__(self, path: Path, kinds: Any) -> None:
         self._path = path
         self._decoder = msgspec.json.Decoder(kinds)
         self._offset = 0
+        self._within_long_line = False
+        self._is_given_up = False
+        self.is_behind = False  # there may be more than the last call took
         self.unreadable = 0  # lines that are no event of the contract
 
     def read(self) -> list[Event]:
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
+        """Raises ContractError where there is something else than a file of events."""
+        self.is_behind = False
+        if self._is_given_up:
             return []
-        whole, _, _ = data.rpartition(b"\n")
-        if not whole:
+        data = self._next_chunk()
+        self.is_behind = len(data) == EVENT_CHUNK_BYTES
+        events = [event for line in self._whole_lines(data) if (event := self._decoded(line)) is not None]
+        if self._offset > EVENTS_BYTES:
+            self._is_given_up, self.is_behind = True, False
+            message = f"more than {EVENTS_BYTES / 2**20:.0f} MB of events: what follows is not shown"
+            events.append(Warned(t=time.time(), message=message))
+        return events
+
+    def _next_chunk(self) -> bytes:
+        try:
+            with open_plain(self._path, sys.maxsize) as file:
+                file.seek(self._offset)
+                return file.read(EVENT_CHUNK_BYTES)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise ContractError(f"{self._path}: cannot be read ({error.strerror})") from None
+
+    def _whole_lines(self, data: bytes) -> list[bytes]:
+        """And go on behind them; a line longer than a chunk is passed over."""
+        whole, end, _ = data.rpartition(b"\n")
+        if not end:
+            if self.is_behind:
+                self._offset += len(data)
+                self.unreadable += not self._within_long_line
+                self._within_long_line = True
             return []
         self._offset += len(whole) + 1
-        events: list[Event] = []
-        for line in whole.split(b"\n"):
-            try:
-                events.append(self._decoder.decode(line))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                self.unreadable += 1
-        return events
+        lines = whole.split(b"\n")
+        if self._within_long_line:
+            self._within_long_line = False
+            return lines[1:]
+        return lines
+
+    def _decoded(self, line: bytes) -> Event | None:
+        try:
+            event: Event = self._decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.unreadable += 1
+            return None
+        return event

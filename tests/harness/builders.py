@@ -36,8 +36,8 @@ from runner.contract import (
 )
 
 
-def prepared(name: str = "reviews", fingerprint: str = "f" * 64, **changes: Any) -> PreparedDataset:
-    split = SplitInfo(rows=4, classes={"bad": 2, "good": 2}, sha256="0" * 64)
+def prepared(name: str = "reviews", fingerprint: str = "f" * 64, rows: int = 4, **changes: Any) -> PreparedDataset:
+    split = SplitInfo(rows=rows, classes={"bad": rows // 2, "good": rows // 2}, sha256="0" * 64)
     fields: dict[str, Any] = {
         "name": name, "folder": "/nowhere", "fingerprint": fingerprint, "label_names": ("bad", "good"),
         "splits": {"train": split, "validation": split, "test": split}, "text_column": "text", "label_column": "label",

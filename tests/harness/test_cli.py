@@ -11,7 +11,7 @@ import pytest
 
 from harness.cli import COMMANDS, main
 from harness.store import RunFolder
-from tests.harness.builders import cell, write_result
+from tests.harness.builders import cell, prepared, write_result
 
 HEAVY = (
     "torch",
@@ -32,7 +32,7 @@ HEAVY = (
 def results(tmp_path: Path) -> Path:
     """A results folder with one finished run, `nightly`."""
     run = RunFolder(tmp_path / "results" / "nightly")
-    specs = [cell("good"), cell("<b>bad"), cell("later")]
+    specs = [cell(model, dataset=prepared(rows=20)) for model in ("good", "<b>bad", "later")]
     run.extend("nightly", {}, specs)
     for spec, predicted in zip(specs[:2], ((0, 1) * 10, (0, 0) * 10), strict=True):
         write_result(run.new_attempt(spec.cell), spec, (0, 1) * 10, predicted)

@@ -37,7 +37,7 @@ def test_a_result_is_the_only_sign_of_success(attempt: AttemptPaths) -> None:
     whole = result(cell())
     attempt.result.write_bytes(encode(whole))
     report(attempt, "code")
-    assert conclude("c", attempt, Exit(code=None, cause="timeout", detail="too long"), None) == whole
+    assert conclude(whole.cell, attempt, Exit(code=None, cause="timeout", detail="too long"), None) == whole
     attempt.result.write_text("{")
     assert failure_of(attempt, Exit(code=0)).kind == "no_result"
 
@@ -96,5 +96,5 @@ def test_every_hint_is_of_a_known_kind_and_every_cause_has_one() -> None:
 
 def test_a_result_reads_as_a_result(attempt: AttemptPaths) -> None:
     attempt.result.write_bytes(encode(result(cell())))
-    assert isinstance(conclude("c", attempt, Exit(code=0), None), Result)
+    assert isinstance(conclude(cell().cell, attempt, Exit(code=0), None), Result)
     assert not attempt.failure.exists()

@@ -9,12 +9,13 @@ from harness.errors import InputError
 from harness.leaderboard import failure_lines, standing_of, write_leaderboard
 from harness.store import RunFolder
 from runner.contract import CellSpec, Failure, encode, write_atomic
-from tests.harness.builders import cell, write_result
+from tests.harness.builders import cell, prepared, write_result
 
 LABELS = (0, 1) * 20
 WRONG_ONCE = (1, 1, *LABELS[2:])
 MAJORITY = (0,) * 40
-SPECS = [cell("good", 1), cell("good", 2), cell("majority", 1), cell("majority", 2)]
+DATASET = prepared(rows=len(LABELS))
+SPECS = [cell(model, seed, DATASET) for model in ("good", "majority") for seed in (1, 2)]
 
 
 def finish(run: RunFolder, spec: CellSpec, predicted: tuple[int, ...], labels: tuple[int, ...] = LABELS) -> None:
@@ -48,7 +49,7 @@ def test_rows_from_results_and_predictions(run: RunFolder) -> None:
 
 
 def test_failed_and_missing_cells_are_told_apart(run: RunFolder) -> None:
-    failed, waiting = cell("bad"), cell("later")
+    failed, waiting = cell("bad", dataset=DATASET), cell("later", dataset=DATASET)
     run.extend("run", {}, [failed, waiting])
     failure = Failure(cell=failed.cell, kind="model", message="no\x1b[2J weights", hint="fetch\nthem")
     write_atomic(run.new_attempt(failed.cell).failure, encode(failure))
@@ -90,7 +91,7 @@ def test_a_damaged_result_does_not_hide_the_others(run: RunFolder, damage: objec
 
 
 def test_results_that_contradict_each_other(run: RunFolder) -> None:
-    other = cell("other")
+    other = cell("other", dataset=DATASET)
     run.extend("run", {}, [other])
     finish(run, other, MAJORITY, labels=(1, 0) * 20)
     with pytest.raises(InputError, match="disagree about the labels"):
