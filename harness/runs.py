@@ -75,7 +75,7 @@ async def _execute_on(
     limits = limits_of(options, executor)
     ready = await stoppable(preflight(suite, options.device, executors, display.note))
     display.note(f"device: {ready.device.value} ({ready.device.reason})")
-    specs, unavailable = resolve(suite, ready, executor, limits, threads=_threads(executor.capacity, options.jobs))
+    specs, unavailable = resolve(suite, ready, executors, limits, threads=_threads(executor.capacity, options.jobs))
     folder.extend(folder.folder.name, dict(as_mapping(suite)), specs, [failure for _, failure in unavailable])
     state = RunState()
 
@@ -144,10 +144,11 @@ class _RankingFirst:
 
 
 def resolve(
-    suite: Suite, ready: Preflight, executor: Executor, limits: Limits, *, threads: int
+    suite: Suite, ready: Preflight, executors: Executors, limits: Limits, *, threads: int
 ) -> tuple[list[CellSpec], list[tuple[PlannedCell, Failure]]]:
     """Every cell of the suite: its specification, or why it cannot be had here."""
     code = code_version()
+    place = CellPlace(executors.cells.name, executors.reason, executors.cells.image_digest, limits, threads)
     specs: list[CellSpec] = []
     unavailable: list[tuple[PlannedCell, Failure]] = []
     for job in jobs_of(suite):
@@ -160,10 +161,10 @@ def resolve(
                 model=ready.models[alias],
                 dataset=ready.datasets[dataset],
                 device=ready.device,
-                place=CellPlace(executor.name, executor.image_digest, limits, threads),
+                place=place,
                 code=code,
             )
-            failure = executor.refusal(spec)
+            failure = executors.cells.refusal(spec)
         if failure is None:
             specs.append(spec)
         else:

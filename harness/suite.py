@@ -99,6 +99,7 @@ class CellPlace:
     """Where a cell runs and what it may use there; nothing of it decides the outcome."""
 
     executor: ExecutorName
+    reason: str
     image_digest: str | None
     limits: Limits
     threads: int
@@ -277,6 +278,7 @@ def resolve_cell(
         threads=place.threads,
         limits=place.limits,
         executor=place.executor,
+        executor_reason=place.reason,
         image_digest=place.image_digest,
         lease=True,
         runner_version=__version__,

@@ -212,7 +212,7 @@ class Cell:
             parameters_total=size.total,
             parameters_trainable=size.trainable,
             requested=_requested(spec),
-            effective=self._choices,
+            effective={**self._choices, "executor": Choice(value=spec.executor, reason=spec.executor_reason)},
             reasons=self._reasons,
             warnings=tuple(self._warnings),
             provenance=provenance.collect(spec, started),

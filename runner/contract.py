@@ -253,6 +253,7 @@ class CellSpec(Base, frozen=True, kw_only=True):
     threads: Positive = 1
     limits: Limits = Limits()
     executor: ExecutorName = "native"
+    executor_reason: str = "given"
     image_digest: str | None = None  # of the container image, where there is one
     phases: tuple[Phase, ...] = PHASES
     lease: bool = False  # True: wait for LEASE_FILE in the folder before timing

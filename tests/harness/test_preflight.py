@@ -113,7 +113,9 @@ def test_a_hub_model_offline_takes_only_its_own_cells_out() -> None:
     suite = starter("majority", "BERT-tiny")
     found, _ = answer(suite)
     assert found.missing_models["BERT-tiny"].kind == "environment"
-    specs, unavailable = resolve(suite, found, NativeExecutor(), Limits(), threads=1)
+    specs, unavailable = resolve(
+        suite, found, Executors(NativeExecutor(), NativeExecutor(), "asked for"), Limits(), threads=1
+    )
     assert [spec.model.alias for spec in specs] == ["majority"]
     (plan, failure) = unavailable[0]
     assert (plan.model, failure.cell) == ("BERT-tiny", plan.cell)

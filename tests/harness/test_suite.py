@@ -237,7 +237,7 @@ def test_a_resolved_cell(build: Callable[..., Suite]) -> None:
             model=job.model.spec(),
             dataset=prepared("sst2"),
             device=Choice(value="cuda", reason="a GPU was found"),
-            place=CellPlace("docker", "sha256:1", Limits(memory_mb=2048), threads=3),
+            place=CellPlace("docker", "asked for", "sha256:1", Limits(memory_mb=2048), threads=3),
             code=CodeVersion(),
         )
         for job in jobs_of(suite)
@@ -249,7 +249,8 @@ def test_a_resolved_cell(build: Callable[..., Suite]) -> None:
         3,
         True,
     )
-    assert (encoder.executor, encoder.image_digest, encoder.limits) == ("docker", "sha256:1", Limits(memory_mb=2048))
+    assert (encoder.executor, encoder.executor_reason, encoder.image_digest) == ("docker", "asked for", "sha256:1")
+    assert encoder.limits == Limits(memory_mb=2048)
     assert encoder.lora is not None
     assert (encoder.lora.rank, encoder.training.batch_size) == (4, 32), "few rows: the smallest step"
     assert baseline.cell == f"majority--sst2--none--s7--{baseline.identity[:6]}"
