@@ -25,7 +25,7 @@ from runner.contract import CellSpec, FailureKind, Limits
 
 RUN_LABEL = "dev.moodbench.run"
 CELL_LABEL = "dev.moodbench.cell"  # a cell's name, or the verb of a question
-ATTEMPT_LABEL = "dev.moodbench.attempt"  # a question has none
+ATTEMPT_LABEL = "dev.moodbench.attempt"  # its number; empty for a question
 LOCK_LABEL = "dev.moodbench.lock"  # held by the process that the container belongs to
 HOST_LABEL = "dev.moodbench.host"  # where that lock can be asked for
 EXECUTOR_LABEL = "dev.moodbench.executor"  # this process's own
@@ -148,6 +148,7 @@ def question_labels(question: Question, run: RunFolder | None) -> dict[str, str]
     return {
         RUN_LABEL: run.folder.name if run else "",
         CELL_LABEL: question.arguments[0],
+        ATTEMPT_LABEL: "",
         LOCK_LABEL: str(question.lock.resolve()),
         HOST_LABEL: host_id(),
     }
@@ -373,5 +374,5 @@ def described(entry: Mapping[str, Any]) -> StaleContainer:
         run=labels.get(RUN_LABEL, ""),
         cell=labels.get(CELL_LABEL, ""),
         state=entry.get("State", ""),
-        attempt=Path(written[0]) if written and ATTEMPT_LABEL in labels else None,
+        attempt=Path(written[0]) if written and labels.get(ATTEMPT_LABEL) else None,
     )
