@@ -31,7 +31,6 @@ HINTS: dict[FailureKind, str] = {
 def conclude(cell: str, attempt: AttemptPaths, exited: Exit, phase: Phase | None) -> Result | Failure:
     """Read what the attempt left. A failure it could not report itself is written for it; `phase`: where it was. Raises
     SetupError."""
-    attempt.open_up()
     report: Failure | None = None
     failure: Failure | None = None
     try:

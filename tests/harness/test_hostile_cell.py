@@ -8,8 +8,9 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -20,8 +21,11 @@ import pytest
 
 from harness import store
 from harness.engine import Engine
-from harness.executors import Exit
+from harness.executors import Exit, Handle
+from harness.executors.docker import DockerExecutor
+from harness.images import BuiltImage
 from harness.leaderboard import standing_of, write_leaderboard
+from harness.predictions import read_predictions
 from harness.state import CellFailed, RunFinished
 from harness.store import AttemptPaths, EventTail, RunFolder
 from runner.contract import (
@@ -40,6 +44,9 @@ from runner.contract import (
 )
 from tests.harness.builders import cell, prepared, result, write_result
 from tests.harness.theatre import Attempt, Play, Theatre, success, until_stopped
+
+if TYPE_CHECKING:
+    from docker import DockerClient
 
 NOBODY = 65532
 WORDS = b"words of the host"
@@ -273,6 +280,17 @@ def test_a_folder_that_is_shut(scene: Scene, mode: int, code: int) -> None:
     scene.goes_on()
 
 
+def test_a_result_behind_a_shut_door_does_not_count(scene: Scene) -> None:
+    async def play(attempt: Attempt) -> Exit:
+        exited = attempt.succeed()
+        attempt.paths.folder.chmod(0)
+        return exited
+
+    assert "cannot be read" in scene.bad_fails(play).message
+    assert scene.run.result(cell("bad").cell) is None
+    scene.goes_on()
+
+
 @pytest.mark.parametrize("mode", [0o500, 0o000])
 def test_a_folder_that_is_shut_before_the_lease(scene: Scene, mode: int) -> None:
     async def play(attempt: Attempt) -> Exit:
@@ -297,6 +315,15 @@ def test_a_folder_of_thousands(scene: Scene) -> None:
         return Exit(code=0)
 
     scene.bad_fails(play)
+    scene.goes_on()
+
+
+@pytest.mark.parametrize("lay", [*EVERYTHING, huge])
+def test_what_a_host_that_was_killed_left(scene: Scene, lay: Lay) -> None:
+    for spec in scene.specs[::2]:
+        write_result(scene.run.new_attempt(spec.cell), spec, LABELS, LABELS)
+    lay(scene.run.new_attempt(cell("bad").cell).failure, scene.victim)
+    assert len(standing_of(scene.run).board.rows) == 2
     scene.goes_on()
 
 
@@ -463,6 +490,14 @@ def test_a_result_of_other_settings(ranked: tuple[RunFolder, AttemptPaths, CellS
     assert "other settings" in standing.failures[0].message
 
 
+def test_rows_are_counted_before_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.parquet"
+    columns(LABELS, LABELS)(path, path)
+    assert read_predictions(path, 2, 4, None)[1].tolist() == list(LABELS)
+    with pytest.raises(ContractError, match="4 rows instead of 5"):
+        read_predictions(path, 2, 5, None)
+
+
 def test_the_spec_that_a_cell_rewrites_is_not_believed(
     ranked: tuple[RunFolder, AttemptPaths, CellSpec], dataset: PreparedDataset
 ) -> None:
@@ -487,3 +522,67 @@ def test_only_plain_files_are_opened(tmp_path: Path, lay: Lay) -> None:
     assert psutil.Process().num_fds() == before
     with open_plain(victim, 2**20) as file:
         assert file.read() == WORDS
+
+
+# --- in a container -----------------------------------------------------------------------------
+
+HOSTILE = """
+import os, pathlib
+out = pathlib.Path(OUT)
+for name in ("failure.json", "result.json", "log.txt"):
+    (out / f".{name}.{PID}.tmp").symlink_to(VICTIM)
+for name in ("events.jsonl", "log.txt"):
+    (out / name).unlink(missing_ok=True)
+    (out / name).symlink_to(VICTIM)
+os.mkfifo(out / "failure.json")
+(out / "predictions.parquet").mkdir()
+for number in range(3000):
+    (out / f"attempt-{number}").touch()
+out.chmod(0)
+"""
+
+
+class Hostile:
+    """The real executor; what it starts is no runner."""
+
+    def __init__(self, executor: DockerExecutor, constants: dict[str, Any]) -> None:
+        self._executor = executor
+        self._constants = constants
+        self.name, self.image_digest, self.capacity = executor.name, executor.image_digest, executor.capacity
+
+    async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Handle:
+        if spec.model.alias != "bad":
+            attempt.result.write_bytes(encode(result(spec)))
+            code = "pass"
+        else:
+            constants = self._constants | {"OUT": str(attempt.folder)}
+            code = "\n".join(f"{name} = {value!r}" for name, value in constants.items()) + HOSTILE
+        container = await asyncio.to_thread(self._executor.cell_container, attempt, spec)
+        return await self._executor.begin(replace(container, entrypoint=("python", "-c"), command=(code,)), attempt)
+
+
+@pytest.mark.docker
+def test_a_hostile_container(tmp_path: Path, docker_client: DockerClient, cpu_image: BuiltImage) -> None:
+    folder = RunFolder(tmp_path / f"run-{cpu_image.digest[-6:]}")
+    victim = tmp_path / "victim"
+    victim.write_bytes(WORDS)
+    (tmp_path / "dataset").mkdir()
+    specs = [cell(model, dataset=prepared(folder=str(tmp_path / "dataset"))) for model in ("good", "bad", "other")]
+    folder.extend("run", {}, specs)
+    told: list[Event] = []
+
+    async def work() -> RunFinished:
+        executor = await DockerExecutor.open("cpu", folder)
+        try:
+            hostile = Hostile(executor, {"PID": os.getpid(), "VICTIM": str(victim)})
+            return await asyncio.wait_for(Engine(folder, hostile, jobs=2, watch=told.append).run("suite", specs), 120)
+        finally:
+            await executor.close()
+
+    finished = asyncio.run(work())
+    assert (finished.outcome, finished.done, finished.failed) == ("failed", 2, 1)
+    (failed,) = [event for event in told if isinstance(event, CellFailed)]
+    assert failed.kind == "no_result"
+    assert victim.read_bytes() == WORDS
+    assert folder.failure(specs[1].cell) is not None
+    assert len(standing_of(folder).failures) == 3  # the good ones have no predictions

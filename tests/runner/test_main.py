@@ -90,7 +90,7 @@ def test_an_unreadable_request(
 
 def test_a_folder_is_no_spec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "Is a directory" in capsys.readouterr().err
+    assert "not a plain file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["result.json", "failure.json", "events.jsonl"])
