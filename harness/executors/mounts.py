@@ -148,9 +148,15 @@ def take_back(folder: Path) -> None:
 
 
 def _everything_in(folder: Path) -> Iterator[Path]:
-    """Bottom up, `folder` itself last; folders that links point to are not entered."""
-    for parent, folders, files in os.walk(folder, topdown=False):
-        for name in (*folders, *files):
-            yield Path(parent, name)
-    if folder.is_dir() and not folder.is_symlink():
-        yield folder
+    """`folder` itself, then what is in it; folders that links point to are not entered. By hand: os.walk recurses, and
+    a cell may nest folders deeper than that goes."""
+    left = [folder] if folder.is_dir() and not folder.is_symlink() else []
+    while left:
+        parent = left.pop()
+        yield parent
+        with suppress(OSError):  # a path may be longer than the system takes
+            for entry in os.scandir(parent):
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(Path(entry.path))
+                else:
+                    yield Path(entry.path)
