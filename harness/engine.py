@@ -41,7 +41,7 @@ STOP_GRACE_S = 8.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What a cell may report when SIGTERM catches it: asked to end, or within code that turns that into an error.
 STOPPED_KINDS: tuple[FailureKind, ...] = ("interrupted", "killed", "code", "no_result")
-BLAMELESS_KINDS: tuple[FailureKind, ...] = ("engine_gone", "image_missing")  # goes on next time
+BLAMELESS_KINDS: tuple[FailureKind, ...] = ("engine_gone", "image_missing")  # said by the executor: goes on next time
 
 
 class Lease:
@@ -193,7 +193,7 @@ class Engine:
         except ExecutorError as error:  # no cell can go on: the attempt is closed, and the run ends
             failure = Failure(cell=spec.cell, kind=error.kind, message=error.message, hint=error.hint, t=time.time())
             write_failure(attempt, failure)
-            self._failed(spec.cell, failure, log=str(attempt.log))
+            self._failed(spec.cell, failure, log=str(attempt.log), blameless=error.kind in BLAMELESS_KINDS)
             raise
         refused = self._refused.pop(spec.cell, None)
         if refused is None:
@@ -277,8 +277,8 @@ class Engine:
         self._tell(CellFinished(cell=spec.cell, summary=result.summary, seconds=seconds, reused=True))
         return True
 
-    def _failed(self, cell: str, failure: Failure, log: str | None) -> None:
-        interrupted = failure.kind in BLAMELESS_KINDS or (self._stopping and failure.kind in STOPPED_KINDS)
+    def _failed(self, cell: str, failure: Failure, log: str | None, *, blameless: bool = False) -> None:
+        interrupted = blameless or (self._stopping and failure.kind in STOPPED_KINDS)
         self._counts["failed"] += not interrupted
         self._tell(
             CellFailed(

@@ -33,6 +33,7 @@ from runner.contract import (
     CellSpec,
     ContractError,
     Event,
+    Failure,
     LeaseWanted,
     PreparedDataset,
     Progress,
@@ -586,3 +587,15 @@ def test_a_hostile_container(tmp_path: Path, docker_client: DockerClient, cpu_im
     assert victim.read_bytes() == WORDS
     assert folder.failure(specs[1].cell) is not None
     assert len(standing_of(folder).failures) == 3  # the good ones have no predictions
+
+
+def test_a_cell_cannot_blame_the_engine(scene: Scene) -> None:
+    """What is no cell's fault counts as not run, so only the executor may say it."""
+
+    async def play(attempt: Attempt) -> Exit:
+        failure = Failure(cell=attempt.spec.cell, kind="engine_gone", message="not me", hint="", t=1.0)
+        attempt.paths.failure.write_bytes(encode(failure))
+        return Exit(code=1)
+
+    assert scene.bad_fails(play).kind == "engine_gone"
+    scene.goes_on()
