@@ -67,7 +67,7 @@ def of_run(client: DockerClient, run: str, state: str | None = None) -> list[dic
 
 def cells_of(client: DockerClient, run: str) -> list[dict[str, Any]]:
     """Those of a run's containers that are running cells, not questions."""
-    return [one for one in of_run(client, run, "running") if ATTEMPT_LABEL in one["Labels"]]
+    return [one for one in of_run(client, run, "running") if one["Labels"].get(ATTEMPT_LABEL)]
 
 
 def owners(folder: Path) -> set[tuple[int, int]]:
