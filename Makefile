@@ -10,7 +10,7 @@ demo: .venv/.demo
 	$(BIN)/moodbench run demo --run demo
 
 test: .venv/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.dev
 	$(BIN)/ruff check

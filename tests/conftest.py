@@ -1,7 +1,18 @@
-"""Fixtures that several folders of tests use."""
+"""Fixtures that several folders of tests use, and the order of the files."""
 
 from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
 
 from tests.docker import cpu_image, docker_client
 
 __all__ = ["cpu_image", "docker_client"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files beside this one first: they take minutes each, and workers take whole files (`--dist loadfile`), so the
+    last one taken decides how long all of them wait. Within a file nothing changes."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.parent != here)
