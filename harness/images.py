@@ -11,7 +11,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -181,9 +181,20 @@ def find_image(client: docker.DockerClient, kind: ImageKind) -> BuiltImage | Non
 def list_images(client: docker.DockerClient) -> list[BuiltImage]:
     """All images of ours, current and old, one for each name; the newest first."""
     with _engine_errors("listing images"):
-        found = client.images.list(filters={"label": IMAGE_LABEL})
+        found = _inspected(client, {"label": IMAGE_LABEL})
         images = [_built(name, image.attrs) for image in found for name in _names(image)]
     return sorted(images, key=lambda image: image.created, reverse=True)
+
+
+def _inspected(client: docker.DockerClient, filters: dict[str, Any]) -> list[Any]:
+    """One that somebody removes meanwhile is left out; the SDK's own list would fail."""
+    import docker
+
+    found = []
+    for entry in client.api.images(filters=filters):
+        with suppress(docker.errors.ImageNotFound):
+            found.append(client.images.get(entry["Id"]))
+    return found
 
 
 def _names(image: Any) -> list[str]:
@@ -282,7 +293,7 @@ def find_unneeded(client: docker.DockerClient, *, everything: bool) -> list[Unne
     """Old images and what old builds left; with `everything` also the current images and the build cache."""
     with _engine_errors("listing images"):
         used = {container["ImageID"] for container in client.api.containers(all=True)}
-        stages = client.images.list(filters={"label": STAGE_LABEL, "dangling": True})
+        stages = _inspected(client, {"label": STAGE_LABEL, "dangling": True})
     unneeded = [
         Unneeded(
             name=image.name,

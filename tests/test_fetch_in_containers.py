@@ -75,7 +75,8 @@ class Watched(DockerExecutor):
     async def ask(self, question: Question) -> Answer:
         asking = asyncio.ensure_future(super().ask(question))
         while not asking.done():
-            for container in self._client.containers.list(all=True, filters={"label": "dev.moodbench.run"}):
+            ours = {"label": "dev.moodbench.run"}
+            for container in self._client.containers.list(all=True, filters=ours, ignore_removed=True):
                 self.said.append(repr(container.attrs))
             await asyncio.sleep(0.05)
         return await asking
