@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from harness import images
 from harness.clean import find_leftovers
+from harness.errors import SetupError
+from harness.executors import docker
+from harness.executors.containers import StaleContainer
 from harness.scratch import LOCK, scratch
 from tests.support import World
 
@@ -65,3 +70,36 @@ def test_what_is_in_use_is_not_touched(tmp_path: Path, monkeypatch: pytest.Monke
         assert find_leftovers(tmp_path / "results").found == ()
     assert not folder.exists()
     assert [leftover.name for leftover in find_leftovers(tmp_path / "results").found] == [str(run)]
+
+
+def test_a_run_that_begins_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the list and the answer time passes."""
+    monkeypatch.setenv("MOODBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    begun, held = tmp_path / "results" / "begun", tmp_path / "results" / "held"
+    for run in (begun, held):
+        run.mkdir(parents=True)
+        (run / LOCK).touch()
+    leftovers = find_leftovers(tmp_path / "results").found
+    (begun / "run.json").write_text("{}")
+    with (held / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in leftovers:
+            with suppress(BlockingIOError):
+                leftover.remove()
+    assert (begun / "run.json").exists()
+    assert (held / LOCK).exists()
+
+
+def test_a_container_that_stays_is_not_counted_as_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        def close(self) -> None:
+            pass
+
+    left = StaleContainer(id="1", name="moodbench-x", run="r", cell="c", state="dead")
+    monkeypatch.setattr(images, "connect", Client)
+    monkeypatch.setattr(docker, "stale_containers", lambda client: [left])
+    monkeypatch.setattr(docker, "remove_container", lambda client, found: False)
+    (leftover,) = [found for found in find_leftovers(Path("nowhere")).found if found.what == "container"]
+    with pytest.raises(SetupError, match="did not remove it"):
+        leftover.remove()

@@ -112,6 +112,30 @@ def test_a_hub_model_gets_network_caches_and_credentials(asked: Asked, monkeypat
     assert not question.folder.exists(), "what was handed over is gone"
 
 
+def test_a_question_without_network_cannot_find_what_another_was_given(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    found: list[Path] = []
+
+    def look(question: Question) -> None:
+        """Everything that a container would be given."""
+        for place in (question.folder, *question.reads, *question.writes):
+            files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
+            found.extend(path for path in files if SECRET.encode() in path.read_bytes())
+
+    async def both(folder: Path) -> None:
+        jobs = Jobs(asked, folder)
+        await jobs.fetch_one(HUB)
+        asked.answers = look
+        await jobs.prepare_one(own_data(tmp_path))
+
+    with scratch() as folder:
+        asyncio.run(both(folder))
+        assert [path for path in folder.rglob("token") if path.read_text() == SECRET]
+    assert found == []
+
+
 def test_a_token_in_dotenv(asked: Asked, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"HF_TOKEN='{SECRET}'\n")
     prepare(asked, DatasetRequest(name="d", source="hub", location="org/d"))

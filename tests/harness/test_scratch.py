@@ -75,3 +75,25 @@ with scratch() as folder:
 
 def test_no_lock_file_is_not_held(tmp_path: Path) -> None:
     assert not is_held(tmp_path / "absent")
+
+
+def test_a_folder_that_is_being_made_is_nobodys_leftover(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another start sweeps between each step of making one: it must not see it before it is held."""
+    seen: list[list[Path]] = []
+    made: list[Path] = []
+    mkdir = Path.mkdir
+
+    def making(self: Path, *arguments: object, **options: object) -> None:
+        mkdir(self, *arguments, **options)  # type: ignore[arg-type]
+        if self.parent.name == "scratch":
+            made.append(self)
+            seen.append(stale())
+
+    monkeypatch.setenv("MOODBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Path, "mkdir", making)
+    with scratch() as folder:
+        assert made and made != [folder], "it gets its name when its lock is held"
+        assert stale() == []
+        sweep()
+        assert folder.exists()
+    assert seen and not any(seen)
