@@ -39,10 +39,10 @@ class Preflight:
 
 async def preflight(suite: Suite, device: str, executors: Executors, notify: Callable[[str], None]) -> Preflight:
     """Answer everything at once. Raises InputError, SetupError."""
-    with scratch() as folder, scratch() as other:
+    with scratch() as folder:
         jobs = Jobs(executors.jobs, folder)
         async with all_or_none() as group:
-            asking = group.create_task(Jobs(executors.cells, other).device_info())
+            asking = group.create_task(Jobs(executors.cells, folder).device_info())
             fetching = group.create_task(jobs.fetch([model.spec() for model in suite.models]))
             preparing = group.create_task(jobs.prepare(suite.requests))
     info = asking.result()

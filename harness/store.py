@@ -253,7 +253,7 @@ class RunFolder:
             record = self.read_record()
         cells = {entry.key: entry for entry in record.cells}
         fingerprints = {entry.dataset: entry.fingerprint for entry in record.cells}
-        planned = [entry_of(spec) for spec in specs]
+        planned = _entries_of(specs)
         for entry in planned:
             if fingerprints.setdefault(entry.dataset, entry.fingerprint) != entry.fingerprint:
                 raise InputError(
@@ -274,7 +274,15 @@ class RunFolder:
         return record
 
 
-def entry_of(spec: CellSpec) -> CellEntry:
+def _entries_of(specs: Iterable[CellSpec]) -> list[CellEntry]:
+    """Each dataset's labels are read once, however many cells it has."""
+    wanted = list(specs)
+    datasets = {spec.dataset.fingerprint: spec.dataset for spec in wanted}
+    labels = {fingerprint: true_labels_sha256(dataset) for fingerprint, dataset in datasets.items()}
+    return [_entry_of(spec, labels[spec.dataset.fingerprint]) for spec in wanted]
+
+
+def _entry_of(spec: CellSpec, labels_sha256: str | None) -> CellEntry:
     return CellEntry(
         cell=spec.cell,
         identity=spec.identity,
@@ -286,7 +294,7 @@ def entry_of(spec: CellSpec) -> CellEntry:
         device=spec.device,
         label_names=spec.dataset.label_names,
         test_rows=spec.dataset.splits["test"].rows,
-        test_labels_sha256=true_labels_sha256(spec.dataset),
+        test_labels_sha256=labels_sha256,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from harness.errors import ExecutorError
 from harness.executors import Exit, Question
 from harness.executors.mounts import NOBODY, HostMount, groups_of
+from harness.failures import HINTS
 from harness.scratch import LOCK
 from harness.store import AttemptPaths, RunFolder
 from runner.contract import CellSpec, FailureKind, Limits
@@ -255,7 +256,7 @@ _SIGNS = (
         ("nvidia-container-cli", "nvml", "cuda error", "libnvidia"),
         "gpu_lost",
         "the GPU cannot be used (any more)",
-        "check it with `nvidia-smi`, then run the same command again: finished cells are kept",
+        HINTS["gpu_lost"],
     ),
     _Sign(
         ("bind source path does not exist", "mounts denied", "is not shared"),
@@ -267,7 +268,7 @@ _SIGNS = (
         ("is shutting down", "shutdown in progress", "context canceled", "containerd.sock", "connection refused"),
         "engine_gone",
         "the container engine stopped",
-        "start the engine, then run the same command again: finished cells are kept",
+        HINTS["engine_gone"],
     ),
 )
 
@@ -276,7 +277,7 @@ def gone(reason: str = "") -> ExecutorError:
     return ExecutorError(
         "engine_gone",
         f"the container engine stopped answering{reason and f': {reason}'}",
-        "start the engine, then run the same command again: finished cells are kept",
+        HINTS["engine_gone"],
     )
 
 
