@@ -15,6 +15,7 @@ from runner.contract import (
     CellEvent,
     Event,
     FailureKind,
+    Fallback,
     LeaseReleased,
     LeaseWanted,
     Metrics,
@@ -27,7 +28,8 @@ from runner.contract import (
 )
 
 RunOutcome = Literal["finished", "failed", "interrupted", "broken"]  # broken: the run itself could not go on
-CellStatus = Literal["queued", "running", "waiting", "done", "reused", "failed", "interrupted"]
+# retrying: it failed and is queued again, later; waiting: for the lease; frozen: while another is timed.
+CellStatus = Literal["queued", "retrying", "running", "waiting", "frozen", "done", "reused", "failed", "interrupted"]
 
 
 class PlannedCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,10 +53,16 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     folder: str
     jobs: int
     cells: tuple[PlannedCell, ...]
+    engine_pid: int | None = None
 
 
 class CellStarted(Event, frozen=True, kw_only=True, tag="cell_started"):
+    """`cores`, `gpus`: where it was put; () where it may use any. `resumes`: it goes on from an earlier attempt."""
+
     attempt: int
+    cores: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
+    resumes: bool = False
 
 
 class CellFinished(Event, frozen=True, kw_only=True, tag="cell_finished"):
@@ -63,6 +71,34 @@ class CellFinished(Event, frozen=True, kw_only=True, tag="cell_finished"):
     summary: Summary
     seconds: float
     reused: bool = False
+
+
+class CellRetried(Event, frozen=True, kw_only=True, tag="cell_retried"):
+    """The attempt failed and another follows, not before `delay_s` have passed. `fallback`: what it does otherwise."""
+
+    attempt: int  # that failed
+    kind: FailureKind
+    message: str
+    delay_s: float
+    why: str
+    fallback: Fallback | None = None
+    log: str | None = None
+
+
+class LeaseGranted(Event, frozen=True, kw_only=True, tag="lease_granted"):
+    """The cell measures alone; `frozen` are the cells that stand still meanwhile."""
+
+    window: int
+    frozen: tuple[str, ...] = ()
+
+
+class LeaseEnded(Event, frozen=True, kw_only=True, tag="lease_ended"):
+    """Those frozen run again. `reasons`: why the window is contaminated, if it is; `seconds` since it was granted."""
+
+    window: int
+    seconds: float
+    frozen: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
 
 
 class CellFailed(Event, frozen=True, kw_only=True, tag="cell_failed"):
@@ -74,7 +110,8 @@ class CellFailed(Event, frozen=True, kw_only=True, tag="cell_failed"):
 
 
 class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished"):
-    """Always the last event. Cells: total = done + reused + failed + left."""
+    """Always the last event. Cells: total = done + reused + failed + left. `message`, `hint`: of a run that could not
+    begin or go on."""
 
     outcome: RunOutcome
     exit_code: int
@@ -85,9 +122,21 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished"):
     left: int = 0
     seconds: float = 0.0
     folder: str = ""
+    message: str = ""
+    hint: str = ""
 
 
-RunEvent = Notice | RunStarted | CellStarted | CellFinished | CellFailed | RunFinished
+RunEvent = (
+    Notice
+    | RunStarted
+    | CellStarted
+    | CellFinished
+    | CellRetried
+    | CellFailed
+    | LeaseGranted
+    | LeaseEnded
+    | RunFinished
+)
 AnyEvent = RunEvent | CellEvent
 
 

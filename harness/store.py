@@ -34,7 +34,9 @@ from harness.errors import InputError, SetupError, unknown
 from harness.predictions import true_labels_sha256
 from runner import __version__
 from runner.contract import (
-    LEASE_FILE,
+    ADAPTER_FOLDER,
+    CHECKPOINT_FOLDER,
+    PREDICTIONS_FILE,
     SCHEMA_VERSION,
     CellSpec,
     ContractError,
@@ -45,6 +47,7 @@ from runner.contract import (
     Result,
     Warned,
     encode,
+    grant_file,
     open_plain,
     read,
     slug,
@@ -125,11 +128,15 @@ class AttemptPaths:
 
     @property
     def predictions(self) -> Path:
-        return self.folder / "predictions.parquet"
+        return self.folder / PREDICTIONS_FILE
 
     @property
-    def lease(self) -> Path:
-        return self.folder / LEASE_FILE
+    def checkpoint(self) -> Path:
+        return self.folder / CHECKPOINT_FOLDER
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / ADAPTER_FOLDER
 
     def read_left(self, path: Path, kind: type[Left], cell: str) -> Left | None:
         """`result` or `failure` as the cell left it; None where there is none. Raises ContractError."""
@@ -143,11 +150,18 @@ class AttemptPaths:
             raise ContractError(f"{path}: of another cell")
         return msgspec.structs.replace(left, cell=cell)
 
-    def make_lease(self) -> None:
-        """Raises ContractError where the cell stands in the way; SetupError."""
+    def grant(self, window: int) -> None:
+        """Let the cell measure. Raises ContractError where the cell stands in the way; SetupError."""
+        path = self.folder / grant_file(window)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with self.writing_among(self.lease):
-            os.close(os.open(self.lease, flags, 0o666))
+        with self.writing_among(path):
+            os.close(os.open(path, flags, 0o666))
+
+    def tell(self, name: str, value: Any) -> None:
+        """Leave a small file for the cell. Raises ContractError where the cell stands in the way; SetupError."""
+        path = self.folder / name
+        with self.writing_among(path):
+            write_atomic(path, encode(value))
 
     def write_failure(self, failure: Failure) -> None:
         """Raises ContractError where the cell stands in the way; SetupError."""

@@ -13,13 +13,10 @@ from pathlib import Path
 
 from runner import provenance, timing
 from runner.contract import (
-    LEASE_FILE,
     SPLITS,
     CellSpec,
     Choice,
     Finished,
-    LeaseReleased,
-    LeaseWanted,
     Memory,
     Metrics,
     Phase,
@@ -39,13 +36,12 @@ from runner.contract import (
 from runner.data.prepared import Rows, read_split
 from runner.errors import RunnerError
 from runner.events import EventLog
+from runner.leases import Leases
 from runner.memory import PeakMeter, give_back, rss_mb
 from runner.scoring import Predictor, write_predictions
 from runner.subjects import Subject, subject_for
 from runner.tasks import classification
 from runner.training import PROGRESS_EVERY_S
-
-LEASE_POLL_S = 0.02
 
 
 class Cell:
@@ -146,32 +142,19 @@ class Cell:
         return tell
 
     def _time(self, predictor: Predictor, test: Rows, merged: bool) -> None:
-        self._wait_for_lease()
-        try:
-            with self._phase("time"):
-                self._timing = timing.measure(
-                    predictor,
-                    test.texts,
-                    self.spec.evaluation,
-                    cold=self._cold,
-                    merged=merged,
-                    emit=self.events.emit,
-                )
-        finally:
-            if self.spec.lease:
-                self.events.emit(LeaseReleased())
-        if self._timing.contaminated:
-            self._warn(
-                f"the machine was busy while this cell was timed: {self._timing.cpu_share_foreign:.0%} of its CPU "
-                "time went to other work, so speed figures are too low"
+        with self._phase("time"):
+            self._timing = timing.measure(
+                predictor,
+                test.texts,
+                self.spec.evaluation,
+                leases=Leases(self.out, self.events.emit, asked=self.spec.lease),
+                cold=self._cold,
+                merged=merged,
+                emit=self.events.emit,
             )
-
-    def _wait_for_lease(self) -> None:
-        if not self.spec.lease:
-            return
-        self.events.emit(LeaseWanted())
-        while not (self.out / LEASE_FILE).exists():
-            time.sleep(LEASE_POLL_S)
+        if self._timing.contaminated:
+            reasons = {reason for window in self._timing.windows if window.counted for reason in window.reasons}
+            self._warn(f"this cell could not be timed undisturbed: {'; '.join(sorted(reasons))}")
 
     def _warn(self, message: str) -> None:
         self._warnings.append(message)

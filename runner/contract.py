@@ -23,7 +23,11 @@ from typing import Annotated, Any, BinaryIO, Literal, TypeVar, get_args
 import msgspec
 
 SCHEMA_VERSION = 1
-LEASE_FILE = "lease.granted"  # the host makes it in the attempt's folder: the cell may be timed
+# In an attempt's folder, beside the files that the types below describe:
+FROZEN_FILE = "frozen.json"  # the host's: seconds for which it has kept this attempt stopped so far, a JSON number
+CHECKPOINT_FOLDER = "checkpoint"  # the runner's: what a later attempt goes on from; gone when the result is there
+ADAPTER_FOLDER = "adapter"
+PREDICTIONS_FILE = "predictions.parquet"
 
 Method = Literal["lora", "qlora", "full", "frozen", "none"]
 Device = Literal["cpu", "cuda", "mps"]
@@ -47,6 +51,7 @@ FailureKind = Literal[
     "engine_gone",  # the container engine stopped answering: not at fault, goes on next time
     "image_missing",
     "gpu_lost",
+    "network",  # it could not be reached, or broke off
     "no_result",  # the process ended well but left no result
     "code",  # a fault of the runner itself
 ]
@@ -208,7 +213,8 @@ class TrainingSpec(Base, frozen=True, kw_only=True):
 
 class EvaluationSpec(Base, frozen=True, kw_only=True):
     batch_size: Positive = 32
-    warmup_requests: int = 10
+    windows: Positive = 5  # timing is cut into so many, each under a lease of its own
+    warmup_requests: int = 10  # in each window
     min_requests: Positive = 100
     max_requests: Positive = 1_000
     latency_min_s: float = 2.0  # requests go on until min_requests and latency_min_s are both reached ...
@@ -234,7 +240,19 @@ class Limits(Base, frozen=True, kw_only=True):
     memory_mb: Positive | None = None  # swap is not to be had beyond it
     cpus: Annotated[float, msgspec.Meta(gt=0)] | None = None  # share of the machine's cores, 1.5 is one and a half
     pids: Positive | None = None
-    seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None  # wall time, waiting for the lease left out
+    seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None  # wall time, waiting and being frozen left out
+    phase_seconds: dict[Phase, Annotated[float, msgspec.Meta(gt=0)]] = {}  # the same, of single phases
+
+
+class Fallback(Base, frozen=True, kw_only=True):
+    """What takes the place of what was asked for, after memory ran out. One optimiser step sees as many examples as
+    before. None: as asked for."""
+
+    batch_size: Positive | None = None
+    accumulation: Positive | None = None
+    evaluation_batch_size: Positive | None = None
+    throughput_batch_size: Positive | None = None  # the largest whose throughput is measured
+    reason: str
 
 
 class CellSpec(Base, frozen=True, kw_only=True):
@@ -253,19 +271,22 @@ class CellSpec(Base, frozen=True, kw_only=True):
     device: Device = "cpu"
     device_reason: str = "given"
     threads: Positive = 1
+    cores: tuple[Count, ...] = ()  # the process is kept on these; (): on any
+    gpus: tuple[str, ...] = ()  # ids of those it may see; (): the executor's default
+    fallback: Fallback | None = None
     limits: Limits = Limits()
     executor: ExecutorName = "native"
     executor_reason: str = "given"
     image_digest: str | None = None  # of the container image, where there is one
     phases: tuple[Phase, ...] = PHASES
-    lease: bool = False  # True: wait for LEASE_FILE in the folder before timing
+    lease: bool = False  # True: ask the host before each window of timing
     runner_version: str = ""
     code: CodeVersion = CodeVersion()
 
 
 def identity_of(spec: CellSpec) -> str:
-    """sha256 of what decides the outcome of a cell. Where and how it is run (folders, threads, limits, executor, lease,
-    code) and what is only shown (architecture, parameters) stays out."""
+    """sha256 of what decides the outcome of a cell. Where and how it is run (folders, threads, cores, limits, fallback,
+    executor, lease, code) and what is only shown (architecture, parameters) stays out."""
     name = spec.model.name if spec.model.kind != "path" else ""  # a folder may be moved: its weights' digests count
     model = msgspec.structs.replace(spec.model, folder=None, name=name, architecture=None, parameters=None)
     parts = {
@@ -351,11 +372,15 @@ class Warned(Event, frozen=True, kw_only=True, tag="warning"):
 
 
 class LeaseWanted(Event, frozen=True, kw_only=True, tag="lease_wanted"):
-    pass
+    """The cell waits for the file `grant_file(window)` in its folder. Windows are counted 1, 2, 3 ... in an attempt."""
+
+    window: Count = 1
 
 
 class LeaseReleased(Event, frozen=True, kw_only=True, tag="lease_released"):
-    pass
+    """The cell has measured, and waits for the host's `Verdict` in `verdict_file(window)`."""
+
+    window: Count = 1
 
 
 class Finished(Event, frozen=True, kw_only=True, tag="finished"):
@@ -365,6 +390,21 @@ class Finished(Event, frozen=True, kw_only=True, tag="finished"):
 class Failed(Event, frozen=True, kw_only=True, tag="failed"):
     kind: FailureKind
     message: str
+
+
+def grant_file(window: int) -> str:
+    """The host makes it, empty, in the attempt's folder: now the cell may measure."""
+    return f"lease-{window:03d}.granted"
+
+
+def verdict_file(window: int) -> str:
+    return f"lease-{window:03d}.verdict"
+
+
+class Verdict(Base, frozen=True, kw_only=True):
+    """What the host saw while the cell measured; empty `reasons` mean that nothing disturbed it."""
+
+    reasons: tuple[str, ...] = ()
 
 
 CellEvent = (
@@ -473,11 +513,30 @@ class Throughput(Base, frozen=True, kw_only=True):
     tokens_per_s: float | None
 
 
+class Window(Base, frozen=True, kw_only=True):
+    """One stretch of timing under one lease. A disturbed one is repeated; `counted` says which of a block's windows
+    the pooled figures are made of. `cpu_share_foreign`: share of the machine's CPU time that was not this process's."""
+
+    number: int  # of the lease in this attempt, from 1
+    block: int  # from 1 to EvaluationSpec.windows
+    t: Seconds  # Unix seconds when it began
+    seconds: float
+    requests: int
+    mean_ms: float
+    p50_ms: float
+    throughput: tuple[Throughput, ...] = ()
+    cpu_share_foreign: float | None = None
+    contaminated: bool | None = None  # None: nobody could tell
+    reasons: tuple[str, ...] = ()
+    counted: bool = True
+
+
 class Timing(Base, frozen=True, kw_only=True):
-    """`cpu_share_foreign`: share of the machine's CPU time in the window that was not this process's."""
+    """Pooled over the windows that count. `cpu_share_foreign`: the largest of theirs; `contaminated`: any of them."""
 
     latency: Latency
     throughput: tuple[Throughput, ...]
+    windows: tuple[Window, ...] = ()
     cold_start_s: float | None  # from the start of the process to the first answer of the model just loaded
     first_request_ms: float | None = None  # of that answer alone
     cpu_share_foreign: float | None = None
@@ -566,6 +625,7 @@ class DeviceInfo(Base, frozen=True, kw_only=True):
     device_reason: str
     available: tuple[Device, ...]
     gpus: tuple[str, ...] = ()
+    cpu_model: str | None = None
     packages: dict[str, str | None] = {}
     missing: tuple[str, ...] = ()  # packages without which no native cell can run
 

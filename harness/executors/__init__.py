@@ -23,11 +23,23 @@ class Exit:
 
 
 @dataclass(frozen=True)
-class Capacity:
-    """What cells can share: cores, and memory in MB (2**20 bytes) where cells can be held to it."""
+class Gpu:
+    """`id` is what CUDA_VISIBLE_DEVICES and the container engine take."""
 
-    cores: int
+    id: str
+    name: str
+    memory_mb: int | None = None  # in all; None: not known
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What cells can share: the numbers of the cores, memory in MB (2**20 bytes; None: not known), GPUs. `confines`:
+    whether a cell can be held to a share of the memory."""
+
+    cores: tuple[int, ...]
     memory_mb: int | None = None
+    gpus: tuple[Gpu, ...] = ()
+    confines: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,16 @@ class Handle(Protocol):
         ...
 
     async def stop(self, grace_s: float) -> None:
-        """Ask it to end, then make it; returns when nothing of it runs any more."""
+        """Ask it to end, then make it, also when it is frozen; returns when nothing of it runs any more."""
+        ...
+
+    async def freeze(self) -> bool:
+        """Let nothing of it run until `thaw`, whatever becomes of this process meanwhile; whether that worked. One
+        that has ended is as good as frozen."""
+        ...
+
+    async def thaw(self) -> None:
+        """Let it run again; nothing where it is not frozen, or has ended."""
         ...
 
 
