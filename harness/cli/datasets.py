@@ -63,7 +63,7 @@ def preview_dataset(name: str, rows: int, text_column: str | None, label_column:
 
 def _entry(name: str, text_column: str | None, label_column: str | None) -> tuple[DatasetEntry, Path]:
     from harness.catalog import load_catalog
-    from harness.cli.run import own_data
+    from harness.cli.asked import own_data
 
     path = Path(name)
     if path.is_file():

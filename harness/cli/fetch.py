@@ -39,7 +39,7 @@ def fetch(
     as_json: bool,
 ) -> int:
     """Fetch the models and prepare the datasets of SUITE, or those named: all that needs the network."""
-    from harness.cli.run import own_data
+    from harness.cli.asked import own_data
     from harness.errors import ExitCode
     from harness.fetching import fetch_everything, wanted
     from harness.suite import Selection

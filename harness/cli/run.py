@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import CommaList, IntList, MemorySize, Seconds, executor_option, results_option
-from harness.errors import InputError
+from harness.cli.asked import Asked, suite_options
 
 if TYPE_CHECKING:
-    from harness.catalog import DatasetEntry
-    from harness.executors.choice import AskedExecutor
     from harness.runs import RunOutcome
 
 EPILOG = """\b
@@ -30,80 +27,23 @@ Running again into the same --run finishes what is missing. Exit codes: 0 all fi
 
 
 @click.command(epilog=EPILOG)
-@click.argument("suite", required=False)
-@click.option("--models", type=CommaList(), help="Aliases; `path:FOLDER` for a model of your own.")
-@click.option("--datasets", type=CommaList(), help="Datasets of the catalogue.")
-@click.option("--data", type=click.Path(path_type=Path), help="Your own CSV, TSV, JSONL or Parquet file.")
-@click.option("--text-column", help="Column of --data that holds the text.  [default: guessed]")
-@click.option("--label-column", help="Column of --data that holds the label.  [default: guessed]")
-@click.option("--method", "methods", type=CommaList(), help="lora, full, frozen.  [default: the suite's, else lora]")
-@click.option("--seeds", type=IntList(), help="One cell per seed.  [default: the suite's, else 42]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Cells at a time.")
-@executor_option
-@click.option("--memory", type=MemorySize(), help="Per cell, such as 4g; containers only.  [default: a fair share]")
-@click.option("--timeout", type=Seconds(), help="Per cell, such as 90s, 30m or 2h.  [default: none]")
-@click.option("--smoke", is_flag=True, help="50/20/20 rows, 1 epoch; also MOODBENCH_TEST_MODE=1.")
-@click.option("--run", "name", help="Folder under the results; running again finishes what is missing.")
-@results_option
+@suite_options
 @click.option(
     "--json",
     "json_lines",
     is_flag=True,
     help="Events as JSON lines on stdout, nothing else there; the last is run_finished, unless an option is wrong.",
 )
-def run(
-    suite: str | None,
-    models: list[str] | None,
-    datasets: list[str] | None,
-    data: Path | None,
-    text_column: str | None,
-    label_column: str | None,
-    methods: list[str] | None,
-    seeds: list[int] | None,
-    device: str,
-    jobs: int,
-    executor: AskedExecutor,
-    memory: int | None,
-    timeout: float | None,
-    smoke: bool,
-    name: str | None,
-    results: Path,
-    json_lines: bool,
-) -> int:
+def run(asked: Asked, json_lines: bool) -> int:
     """Run SUITE (a name or a YAML file), or your own --data, and rank the models."""
     from harness.display import choose_display, closing_display
-    from harness.runs import RunOptions, execute
-    from harness.suite import Selection, build_suite
+    from harness.runs import execute
 
     with closing_display(choose_display(json_lines)) as display:
-        selection = Selection(
-            models=models or (),
-            datasets=datasets or (),
-            data=own_data(data, text_column, label_column),
-            methods=methods or (),
-            seeds=seeds or (),
-            smoke=smoke,
-        )
-        wanted = build_suite(suite, selection)
-        options = RunOptions(results, name, device, jobs, executor, memory, timeout)
-        outcome = asyncio.run(execute(wanted, options, display))
+        outcome = asyncio.run(execute(asked.wanted(), asked.options(), display))
     if not json_lines:
         _print_end(outcome)
     return outcome.finished.exit_code
-
-
-def own_data(data: Path | None, text_column: str | None, label_column: str | None) -> DatasetEntry | None:
-    from harness.catalog import DatasetEntry
-    from runner.contract import slug
-
-    if data is None:
-        if text_column or label_column:
-            raise InputError("--text-column and --label-column describe --data, which is missing", "add --data FILE")
-        return None
-    if not data.is_file():
-        raise InputError(f"no such file: {data}", "check the path given to --data")
-    return DatasetEntry(name=slug(data.stem), file=str(data), text_column=text_column, label_column=label_column)
 
 
 def _print_end(outcome: RunOutcome) -> None:
