@@ -18,8 +18,9 @@ import msgspec
 from harness.errors import ExecutorError, ExitCode, MoodBenchError
 from harness.executors import Executor, Exit, Handle
 from harness.failures import conclude, refuse, write_failure
+from harness.journal import EventTail, Journal
 from harness.state import CellFailed, CellFinished, CellStarted, PlannedCell, RunFinished, RunOutcome, RunStarted
-from harness.store import AttemptPaths, EventTail, Journal, RunFolder, writing
+from harness.store import AttemptPaths, RunFolder, writing
 from runner.contract import (
     CellEvent,
     CellSpec,

@@ -14,8 +14,9 @@ from harness import engine as engines
 from harness.engine import Engine
 from harness.errors import ExecutorError, SetupError
 from harness.executors import Exit, Handle
+from harness.journal import EventTail
 from harness.state import CellFailed, CellFinished, CellStarted, Notice, PlannedCell, RunFinished, RunStarted, RunState
-from harness.store import AttemptPaths, EventTail, RunFolder
+from harness.store import AttemptPaths, RunFolder
 from runner.contract import (
     CellSpec,
     Event,

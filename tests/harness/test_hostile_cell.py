@@ -19,15 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness import store
+from harness import journal, store
 from harness.engine import Engine
 from harness.executors import Exit, Handle
 from harness.executors.docker import DockerExecutor
 from harness.images import BuiltImage
+from harness.journal import EventTail
 from harness.leaderboard import standing_of, write_leaderboard
 from harness.predictions import read_predictions
 from harness.state import CellFailed, RunFinished
-from harness.store import AttemptPaths, EventTail, RunFolder
+from harness.store import AttemptPaths, RunFolder
 from runner.contract import (
     CellEvent,
     CellSpec,
@@ -354,7 +355,7 @@ def test_events_come_a_chunk_at_a_time(events: Path) -> None:
 
 
 def test_a_line_without_end_is_passed_over(events: Path) -> None:
-    events.write_bytes(lines(1) + b"x" * 3 * store.EVENT_CHUNK_BYTES)
+    events.write_bytes(lines(1) + b"x" * 3 * journal.EVENT_CHUNK_BYTES)
     tail = EventTail(events, CellEvent)
     found = [tail.read() for _ in range(9)]
     assert sum(map(len, found)) == 1
@@ -365,7 +366,7 @@ def test_a_line_without_end_is_passed_over(events: Path) -> None:
 
 
 def test_at_some_point_it_is_enough(events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "EVENTS_BYTES", 2**20)
+    monkeypatch.setattr(journal, "EVENTS_BYTES", 2**20)
     events.write_bytes(lines(100_000))
     tail = EventTail(events, CellEvent)
     found = [event for _ in range(100) for event in tail.read()]

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from harness.errors import InputError, SetupError
+from harness.journal import EventTail, Journal
 from harness.state import Notice
-from harness.store import EventTail, Journal, RunFolder, find_run, run_folder, storage_problem
+from harness.store import RunFolder, find_run, run_folder, storage_problem
 from runner.contract import CellEvent, CellSpec, Failure, Progress, TrainingSpec, Warned, encode, write_atomic
 from tests.harness.builders import cell, prepared, result
 
