@@ -2,18 +2,14 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from harness.errors import InputError, SetupError
-from harness.journal import EventTail, Journal
-from harness.state import Notice
 from harness.store import RunFolder, find_run, run_folder, storage_problem
-from runner.contract import CellEvent, CellSpec, Failure, Progress, TrainingSpec, Warned, encode, write_atomic
+from runner.contract import CellSpec, Failure, TrainingSpec, encode, write_atomic
 from tests.harness.builders import cell, prepared, result
 
 
@@ -168,23 +164,6 @@ def test_storage_problems(number: int, part: str) -> None:
     assert problem.hint
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 4 kB left."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting is not allowed here")
-    (folder / "filler").write_bytes(b"x" * 15 * 4096)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def test_a_full_disk_keeps_the_old_record(full_disk: Path) -> None:
     run = RunFolder(full_disk / "run")
     names(run, cell())
@@ -193,80 +172,3 @@ def test_a_full_disk_keeps_the_old_record(full_disk: Path) -> None:
         names(run, *many)
     assert len(run.read_record().cells) == 1
     assert [path.name for path in run.folder.iterdir()] == ["run.json"]
-
-
-def test_a_line_that_fits_by_half_is_an_error_and_harms_no_other(full_disk: Path) -> None:
-    journal = Journal(full_disk / "journal.jsonl")
-    journal.append(Notice(message="first"))
-    with pytest.raises(SetupError, match="is full"):
-        journal.append(Notice(message="x" * 8000))
-    (full_disk / "filler").unlink()
-    journal.append(Notice(message="last"))
-    journal.close()
-    assert messages(full_disk / "journal.jsonl") == (["first", "last"], 1)
-
-
-# --- the journal and its readers --------------------------------------------------------------
-
-
-def messages(path: Path) -> tuple[list[str], int]:
-    tail = EventTail(path, Notice)
-    return [event.message for event in tail.read() if isinstance(event, Notice)], tail.unreadable
-
-
-def test_the_journal_stamps_and_numbers(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
-    events = [journal.append(Notice(message=text)) for text in ("a", "b")]
-    journal.close()
-    assert [event.seq for event in events] == [0, 1]
-    assert all(event.t > 0 for event in events)
-    assert messages(tmp_path / "journal.jsonl") == (["a", "b"], 0)
-
-
-def test_a_torn_line_harms_no_later_one(tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-    path.write_bytes(msgspec.json.encode(Notice(message="before")) + b'\n{"event":"notice","mess')
-    journal = Journal(path)
-    journal.append(Notice(message="after"))
-    journal.close()
-    assert messages(path) == (["before", "after"], 1)
-
-
-def test_tailing_a_growing_file(tmp_path: Path) -> None:
-    path = tmp_path / "events.jsonl"
-    tail = EventTail(path, CellEvent)
-    assert tail.read() == []  # not there yet
-    event = Progress(cell="c", phase="train", step=1, steps=2)
-    line = msgspec.json.encode(event) + b"\n"
-    with path.open("ab", buffering=0) as file:
-        file.write(line + line[:10])
-        assert tail.read() == [event]
-        assert tail.read() == []
-        file.write(line[10:])
-        assert tail.read() == [event]
-        file.write(b"\n")
-        assert tail.read() == []
-        file.write(line)
-        assert tail.read() == [event]
-
-
-@pytest.mark.parametrize(
-    "garbage",
-    [
-        b"nonsense",
-        b"\xff\xfe",
-        b'{"event":"unheard_of"}',
-        b'{"event":"warning"}',
-        b'{"deep":' + b"[" * 9_999,
-        b"{}",
-        b"\x00" * 9,
-    ],
-)
-def test_garbage_is_counted_and_skipped(tmp_path: Path, garbage: bytes) -> None:
-    path = tmp_path / "events.jsonl"
-    event = Warned(cell="c", message="m")
-    line = msgspec.json.encode(event) + b"\n"
-    path.write_bytes(line + garbage + b"\n" + line)
-    tail = EventTail(path, CellEvent)
-    assert tail.read() == [event, event]
-    assert tail.unreadable == 1
