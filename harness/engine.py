@@ -1,25 +1,36 @@
-"""Carries out the cells of a run: `jobs` at a time, timing apart, finished work kept.
-
-Timing has the machine to itself: a cell that wants the lease waits until every other running cell also waits (or has
-ended), no cell starts meanwhile, and one cell at a time holds it.
+"""Carries out the cells of a run: each in its slot (harness.packing), timing alone (harness.lease), what failed tried
+again where that may help (harness.failures), finished work kept.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
+from harness.attempts import Running
 from harness.errors import ExecutorError, ExitCode, MoodBenchError
-from harness.executors import Executor, Exit, Handle
-from harness.failures import conclude, refuse, write_failure
-from harness.journal import EventTail, Journal
-from harness.state import CellFailed, CellFinished, CellStarted, PlannedCell, RunFinished, RunOutcome, RunStarted
+from harness.estimates import Estimate
+from harness.executors import Executor, Exit
+from harness.failures import conclude, next_step, refuse, write_failure
+from harness.journal import EventTail
+from harness.lease import BREATH_S, Lease, LoadWatch
+from harness.packing import Packer, Slot
+from harness.state import (
+    CellFailed,
+    CellFinished,
+    CellRetried,
+    CellStarted,
+    Notice,
+    PlannedCell,
+    RunFinished,
+    RunOutcome,
+    RunStarted,
+)
 from harness.store import AttemptPaths, RunFolder, writing
 from runner.contract import (
     CellEvent,
@@ -28,9 +39,9 @@ from runner.contract import (
     Event,
     Failure,
     FailureKind,
+    Fallback,
     LeaseReleased,
     LeaseWanted,
-    Phase,
     PhaseStarted,
     Result,
     encode,
@@ -38,249 +49,298 @@ from runner.contract import (
 )
 
 POLL_S = 0.1
+HOLDER_POLL_S = 0.02  # others stand still while it holds the lease
 STOP_GRACE_S = 8.0
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+OLD_ATTEMPT_S = 15.0  # an attempt whose engine was killed ends itself sooner
+AGAIN_S = 5.0  # a cell that fits nowhere though nothing of ours is in its way is tried again so often
 # What a cell may report when SIGTERM catches it: asked to end, or within code that turns that into an error.
 STOPPED_KINDS: tuple[FailureKind, ...] = ("interrupted", "killed", "code", "no_result")
 BLAMELESS_KINDS: tuple[FailureKind, ...] = ("engine_gone", "image_missing")  # said by the executor: goes on next time
 
-
-class Lease:
-    """Who may measure speed. Cells ask, `grant` picks one when the machine is quiet."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[str, AttemptPaths] = {}
-        self._holder: str | None = None
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._waiting) or self._holder is not None
-
-    def is_waiting(self, cell: str) -> bool:
-        return cell in self._waiting
-
-    def want(self, cell: str, attempt: AttemptPaths) -> None:
-        self._waiting[cell] = attempt
-
-    def release(self, cell: str) -> None:
-        """Also when a cell ends, however it ends."""
-        self._waiting.pop(cell, None)
-        if self._holder == cell:
-            self._holder = None
-
-    @property
-    def holder(self) -> str | None:
-        return self._holder
-
-    def grant(self, running: int) -> None:
-        """Raises ContractError where the new holder stands in the way of its own lease; SetupError."""
-        if self._holder is None and self._waiting and len(self._waiting) == running:
-            self._holder = next(iter(self._waiting))
-            self._waiting.pop(self._holder).make_lease()
+Tell = Callable[[Event], Event]  # keeps an event of the run and gives it back stamped
 
 
-class _Clock:
-    """The time an attempt may take; that in which it waits for others does not count."""
+@dataclass
+class _Work:
+    """A cell that is not finished."""
 
-    def __init__(self, limit_s: float | None) -> None:
-        self._limit_s = limit_s
-        self._spent_s = 0.0
-        self._last = time.monotonic()
-        self.over = False
-
-    def has_run_out(self, *, waiting: bool) -> bool:
-        """To be called often; True once, when the limit is passed."""
-        now = time.monotonic()
-        self._spent_s += 0.0 if waiting else now - self._last
-        self._last = now
-        if self._limit_s is None or self.over or self._spent_s <= self._limit_s:
-            return False
-        self.over = True
-        return True
-
-    @property
-    def exit(self) -> Exit:
-        return Exit(code=None, cause="timeout", detail=f"the cell took longer than its {self._limit_s:g} s")
+    spec: CellSpec
+    needs: Estimate
+    fallback: Fallback | None = None
+    tried: Counter[FailureKind] = field(default_factory=Counter)
 
 
 class Engine:
-    """One execution of a run. `watch` sees every event, the run's and the cells', in the order they arrive."""
+    """One execution of a run. `tell` keeps the run's own events; `watch` sees these and the cells', in the order they
+    arrive. `gpu_memory`: MB free on each GPU now, by its id; called in a thread."""
 
     def __init__(
         self,
         folder: RunFolder,
         executor: Executor,
+        packer: Packer,
+        load: LoadWatch,
         *,
-        jobs: int,
-        watch: Callable[[Event], None],
+        tell: Tell,
+        watch: Callable[[Event], None] = lambda event: None,
+        gpu_memory: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._folder = folder
         self._executor = executor
-        self._jobs = jobs
+        self._packer = packer
+        self._keep = tell
         self._watch = watch
-        self._journal = Journal(folder.journal)
-        self._lease = Lease()
-        self._handles: dict[str, Handle] = {}
+        self._gpu_memory = gpu_memory
+        self._lease = Lease(load, self._tell, self._refuse)
+        self._closed = False  # nothing starts while a window is open
+        self._starting = 0
+        self._work: dict[str, _Work] = {}
+        self._running: dict[str, Running] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._resting: dict[str, asyncio.TimerHandle] = {}
         self._stops: set[asyncio.Future[None]] = set()
-        self._refused: dict[str, str] = {}  # running cells that are ended for what they laid in their folder -> what
+        self._wake = asyncio.Event()
+        self._fault: BaseException | None = None
         self._counts = {"done": 0, "reused": 0, "failed": 0}
+        self._total = 0
+        self._started = time.monotonic()
         self._stopping = False
+        self._is_told_to_wait = False
 
     async def run(
-        self, suite: str, specs: Sequence[CellSpec], unavailable: Sequence[tuple[PlannedCell, Failure]] = ()
-    ) -> RunFinished:
-        """Run what is not finished. `unavailable` cells cannot start and count as failed. Raises SetupError
-        where the run folder can no longer be written."""
-        started = time.time()
-        plans = [plan_of(spec) for spec in specs] + [plan for plan, _ in unavailable]
-        self._tell(
-            RunStarted(
-                run=self._folder.folder.name,
-                suite=suite,
-                folder=str(self._folder.folder),
-                jobs=self._jobs,
-                cells=tuple(plans),
-            )
-        )
-        try:
-            for plan, failure in unavailable:
-                self._failed(plan.cell, failure, log=None)
-            await self._work_off(deque(spec for spec in specs if not self._reuse(spec)))
-            finished = self._finished(len(plans), time.time() - started)
-            self._tell(finished)
-        except MoodBenchError as error:
-            self._tell_broken(error, len(plans), time.time() - started)
-            raise
-        finally:
-            self._journal.close()
-        return finished
+        self,
+        start: RunStarted,
+        specs: Sequence[CellSpec],
+        *,
+        estimates: Mapping[str, Estimate] | None = None,
+        fallbacks: Mapping[str, Fallback] | None = None,
+        unavailable: Sequence[Failure] = (),
+    ) -> None:
+        """Run what is not finished; `start` names every cell. `unavailable` cells cannot start and count as failed;
+        `fallbacks`: what cells came to that are not finished. Raises SetupError where the run cannot go on. `finished`
+        says afterwards how far it came."""
+        self._total, self._started = len(start.cells), time.monotonic()
+        self._tell(start)
+        for failure in unavailable:
+            self._failed(failure.cell, failure, log=None)
+        finished = self._folder.finished(spec.cell for spec in specs)
+        for spec in specs:
+            result = finished.get(spec.cell)
+            if result is None:
+                needs = (estimates or {}).get(spec.cell, Estimate())
+                self._work[spec.cell] = _Work(spec, needs, (fallbacks or {}).get(spec.cell))
+                self._packer.add(spec.cell, spec.device, needs)
+            else:
+                self._reused(spec.cell, result)
+        await self._work_off()
 
-    def stop(self) -> None:
-        """End the run: running cells are asked to stop, finished ones stay. A second call does not wait for them."""
-        grace_s = 0.0 if self._stopping else STOP_GRACE_S
+    def stop(self, *, now: bool = False) -> None:
+        """End the run: running cells are asked to stop, finished ones stay. `now`, or a second call, does not wait."""
+        grace_s = 0.0 if self._stopping or now else STOP_GRACE_S
         self._stopping = True
-        self._stops |= {asyncio.ensure_future(handle.stop(grace_s)) for handle in self._handles.values()}
+        for timer in self._resting.values():
+            timer.cancel()
+        self._resting.clear()
+        self._stops |= {asyncio.ensure_future(one.handle.stop(grace_s)) for one in self._running.values()}
+        self._wake.set()
 
-    async def _work_off(self, pending: deque[CellSpec]) -> None:
-        tasks: set[asyncio.Task[None]] = set()
-        done: set[asyncio.Task[None]] = set()
-        loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, self.stop)
+    # --- the queue ---------------------------------------------------------------------------
+
+    async def _work_off(self) -> None:
+        windows = asyncio.create_task(self._grant_windows())
+        windows.add_done_callback(self._has_ended)
         try:
-            while tasks or (pending and not self._stopping):
-                while pending and len(tasks) < self._jobs and not self._lease.busy and not self._stopping:
-                    tasks.add(asyncio.create_task(self._run_cell(pending.popleft())))
-                done, tasks = await asyncio.wait(tasks, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()  # a fault of the engine or the disk ends the run
-                self._grant(running=len(tasks))
+            while self._tasks or (not self._stopping and (len(self._packer) or self._resting)):
+                self._wake.clear()
+                await self._start_what_fits()
+                await _set_within(self._wake, AGAIN_S if len(self._packer) else None)
+                if self._fault is not None:  # of the disk, the executor, or ours: it ends the run
+                    raise self._fault
         finally:
             self.stop()
-            await asyncio.gather(*tasks, *done, *self._stops, return_exceptions=True)
-            for number in STOP_SIGNALS:
-                loop.remove_signal_handler(number)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            windows.cancel()
+            await asyncio.gather(windows, *self._stops, return_exceptions=True)
 
-    async def _run_cell(self, spec: CellSpec) -> None:
-        if self._stopping:
-            return
-        attempt = self._folder.new_attempt(spec.cell)
+    async def _start_what_fits(self) -> None:
+        free_mb = await asyncio.to_thread(self._gpu_memory) if self._packer.waits_for_a_gpu else {}
+        while not (self._closed or self._stopping):
+            placed = self._packer.place(free_mb)
+            if placed is None:
+                if len(self._packer) and not (self._tasks or self._is_told_to_wait):
+                    self._is_told_to_wait = True
+                    self._tell(Notice(message="no cell fits: something else uses the GPU's memory; waiting for it"))
+                return
+            task = asyncio.create_task(self._run_cell(self._work[placed.cell], placed.slot))
+            self._tasks.add(task)
+            task.add_done_callback(self._has_ended)
+
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._fault = self._fault or task.exception()
+        self._wake.set()
+
+    async def _grant_windows(self) -> None:
+        """As long as the run lasts."""
+        while True:
+            await self._lease.wanted.wait()
+            self._closed = True
+            try:
+                while self._starting:  # what is being started cannot be frozen yet
+                    await asyncio.sleep(HOLDER_POLL_S)
+                await self._lease.turn(self._running)
+            finally:
+                self._closed = False
+                self._wake.set()
+            await asyncio.sleep(BREATH_S if len(self._running) > 1 else 0.0)
+
+    # --- one cell ----------------------------------------------------------------------------
+
+    async def _run_cell(self, work: _Work, slot: Slot) -> None:
+        try:
+            if not self._stopping:
+                await self._try(work, slot)
+        finally:
+            self._packer.release(work.spec.cell)
+
+    async def _try(self, work: _Work, slot: Slot) -> None:
+        """One attempt, and what follows from its end."""
+        spec = _placed(work, slot)
+        cell = spec.cell
+        await self._old_attempt_gone(cell)
+        attempt = self._folder.new_attempt(cell)
+        resumes = self._folder.carry(cell, attempt)
         with writing(attempt.spec):
             write_atomic(attempt.spec, encode(spec))
-        self._tell(CellStarted(cell=spec.cell, attempt=attempt.number))
-        started = time.time()
+        self._tell(CellStarted(cell=cell, attempt=attempt.number, cores=spec.cores, gpus=spec.gpus, resumes=resumes))
+        started = time.monotonic()
+        broken: ExecutorError | None = None
         try:
-            exited, phase = await self._carry_out(spec, attempt)
-        except ExecutorError as error:  # no cell can go on: the attempt is closed, and the run ends
-            failure = Failure(cell=spec.cell, kind=error.kind, message=error.message, hint=error.hint, t=time.time())
-            write_failure(attempt, failure)
-            self._failed(spec.cell, failure, log=str(attempt.log), blameless=error.kind in BLAMELESS_KINDS)
-            raise
-        refused = self._refused.pop(spec.cell, None)
-        if refused is None:
-            outcome = conclude(spec.cell, attempt, exited, phase)
-        else:
-            outcome = refuse(spec.cell, attempt, refused, phase)
+            outcome = await self._carry_out(spec, attempt)
+        except ExecutorError as error:
+            broken = error
+            outcome = Failure(cell=cell, kind=error.kind, message=error.message, hint=error.hint, t=time.time())
+            write_failure(attempt, outcome)
         if isinstance(outcome, Result):
             self._counts["done"] += 1
-            self._tell(CellFinished(cell=spec.cell, summary=outcome.summary, seconds=time.time() - started))
-        else:
-            self._failed(spec.cell, outcome, log=str(attempt.log))
+            del self._work[cell]
+            self._tell(CellFinished(cell=cell, summary=outcome.summary, seconds=time.monotonic() - started))
+        elif not self._tried_again(work, spec, attempt, outcome):
+            self._failed(cell, outcome, log=str(attempt.log), blameless=broken is not None and _is_blameless(outcome))
+            if broken is not None:  # no cell can go on
+                raise broken
 
-    async def _carry_out(self, spec: CellSpec, attempt: AttemptPaths) -> tuple[Exit, Phase | None]:
-        """Start the attempt and see it to its end; the phase is the last it began."""
-        handle = await self._executor.start(attempt, spec)
-        self._handles[spec.cell] = handle
+    async def _old_attempt_gone(self, cell: str) -> None:
+        """A killed engine's cells end themselves, but not at once; two attempts at a time would both write results."""
+        attempts = self._folder.attempts(cell)
+        deadline = time.monotonic() + OLD_ATTEMPT_S
+        while attempts and self._folder.still_running(attempts[-1]):
+            if time.monotonic() > deadline:
+                raise ExecutorError(
+                    "environment",
+                    f"an earlier attempt of {cell} still runs ({attempts[-1].folder})",
+                    "end its process, then run the same command again",
+                )
+            await asyncio.sleep(HOLDER_POLL_S)
+
+    async def _carry_out(self, spec: CellSpec, attempt: AttemptPaths) -> Result | Failure:
+        """Start the attempt and see it to its end."""
+        self._starting += 1
+        try:
+            handle = await self._executor.start(attempt, spec)
+            one = self._running[spec.cell] = Running(spec, attempt, handle)
+        finally:
+            self._starting -= 1
         if self._stopping:  # while it was being started
             self._stops.add(asyncio.ensure_future(handle.stop(STOP_GRACE_S)))
         try:
-            return await self._follow(spec, attempt, handle)
+            exited = await self._follow(one)
         except BaseException:
             await handle.stop(0.0)  # nothing goes on unwatched
             raise
         finally:
-            del self._handles[spec.cell]
+            del self._running[spec.cell]
             self._lease.release(spec.cell)
+        if one.refused is not None:
+            return refuse(spec.cell, attempt, one.refused, one.phase)
+        return conclude(spec.cell, attempt, exited, one.phase)
 
-    async def _follow(self, spec: CellSpec, attempt: AttemptPaths, handle: Handle) -> tuple[Exit, Phase | None]:
-        """Pass the cell's events on until its process has ended, or its time has."""
-        tail = EventTail(attempt.events, CellEvent)
-        waiter = asyncio.ensure_future(handle.wait())
-        phase: Phase | None = None
-        clock = _Clock(spec.limits.seconds)
+    async def _follow(self, one: Running) -> Exit:
+        """Take the cell's events in until its process has ended, or its time has."""
+        cell = one.spec.cell
+        tail = EventTail(one.attempt.events, CellEvent)
+        waiter = asyncio.ensure_future(one.handle.wait())
         while True:
-            await asyncio.wait({waiter}, timeout=POLL_S)
+            await asyncio.wait({waiter}, timeout=HOLDER_POLL_S if self._lease.holder == cell else POLL_S)
             ended = waiter.done()
-            for event in self._new_events(tail, spec.cell):
+            for event in self._new_events(tail, one):
                 if isinstance(event, LeaseWanted):
-                    self._lease.want(spec.cell, attempt)
+                    self._lease.want(cell, event.window)
                 elif isinstance(event, LeaseReleased):
-                    self._lease.release(spec.cell)
+                    self._lease.release(cell)
                 elif isinstance(event, PhaseStarted):
-                    phase = event.phase
+                    one.phase = event.phase
+                    one.clock.enter(event.phase)
                 self._watch(event)
             if ended and not tail.is_behind:
-                exited = waiter.result()
-                return (clock.exit if clock.over else exited), phase
-            if clock.has_run_out(waiting=self._lease.is_waiting(spec.cell)):
-                self._stops.add(asyncio.ensure_future(handle.stop(STOP_GRACE_S)))
+                return one.clock.over or waiter.result()
+            if one.clock.has_run_out(standing=one.is_frozen or self._lease.is_waiting(cell)):
+                self._stops.add(asyncio.ensure_future(one.handle.stop(STOP_GRACE_S)))
 
-    def _new_events(self, tail: EventTail, cell: str) -> list[Event]:
+    def _new_events(self, tail: EventTail, one: Running) -> list[Event]:
+        cell = one.spec.cell
         try:
             return [msgspec.structs.replace(event, cell=cell) for event in tail.read()]  # whatever it calls itself
         except ContractError as error:
             self._refuse(cell, str(error))
             return []
 
-    def _grant(self, running: int) -> None:
-        try:
-            self._lease.grant(running)
-        except ContractError as error:
-            assert self._lease.holder is not None
-            self._refuse(self._lease.holder, str(error))
-
     def _refuse(self, cell: str, why: str) -> None:
         """This cell alone is ended, and what it leaves does not count."""
-        if cell not in self._refused:
-            self._refused[cell] = why
-            self._stops.add(asyncio.ensure_future(self._handles[cell].stop(STOP_GRACE_S)))
+        one = self._running.get(cell)
+        if one is not None and one.refused is None:
+            one.refused = why
+            self._stops.add(asyncio.ensure_future(one.handle.stop(STOP_GRACE_S)))
 
-    def _reuse(self, spec: CellSpec) -> bool:
-        """Whether the cell is finished already; tells so."""
-        try:
-            result = self._folder.result(spec.cell)
-        except ContractError:
-            return False  # a damaged result is done again; the old attempt stays where it is
-        if result is None:
+    def _tried_again(self, work: _Work, spec: CellSpec, attempt: AttemptPaths, failure: Failure) -> bool:
+        """Whether another attempt follows; it holds no slot until its time has come."""
+        step = None if self._stopping else next_step(spec, failure, work.tried)
+        if step is None:
             return False
-        self._counts["reused"] += 1
-        seconds = result.provenance.finished - result.provenance.started
-        self._tell(CellFinished(cell=spec.cell, summary=result.summary, seconds=seconds, reused=True))
+        work.tried[failure.kind] += 1
+        work.fallback = step.fallback
+        self._tell(
+            CellRetried(
+                cell=spec.cell,
+                attempt=attempt.number,
+                kind=failure.kind,
+                message=failure.message,
+                delay_s=step.delay_s,
+                why=step.why,
+                fallback=step.fallback,
+                log=str(attempt.log),
+            )
+        )
+        self._resting[spec.cell] = asyncio.get_running_loop().call_later(step.delay_s, self._queue_again, work)
         return True
+
+    def _queue_again(self, work: _Work) -> None:
+        del self._resting[work.spec.cell]
+        self._packer.add(work.spec.cell, work.spec.device, work.needs)
+        self._wake.set()
+
+    # --- what is told ------------------------------------------------------------------------
+
+    def _reused(self, cell: str, result: Result) -> None:
+        self._counts["reused"] += 1
+        seconds = sum(result.phases.values())
+        self._tell(CellFinished(cell=cell, summary=result.summary, seconds=seconds, reused=True))
 
     def _failed(self, cell: str, failure: Failure, log: str | None, *, blameless: bool = False) -> None:
         interrupted = blameless or (self._stopping and failure.kind in STOPPED_KINDS)
         self._counts["failed"] += not interrupted
+        self._work.pop(cell, None)
         self._tell(
             CellFailed(
                 cell=cell,
@@ -292,34 +352,50 @@ class Engine:
             )
         )
 
-    def _finished(self, total: int, seconds: float) -> RunFinished:
+    def finished(self, error: MoodBenchError | None = None) -> RunFinished:
+        """How far it came; `error`: what ended it."""
         counts = self._counts
-        left = total - sum(counts.values())
+        left = self._total - sum(counts.values())
         outcome: RunOutcome = "interrupted" if left else "failed" if counts["failed"] else "finished"
         code = {"interrupted": ExitCode.INTERRUPTED, "failed": ExitCode.CELL_FAILED, "finished": ExitCode.OK}[outcome]
         return RunFinished(
-            outcome=outcome,
-            exit_code=int(code),
-            total=total,
+            outcome="broken" if error else outcome,
+            exit_code=int(error.exit_code if error else code),
+            total=self._total,
             left=left,
-            seconds=seconds,
+            seconds=time.monotonic() - self._started,
             folder=str(self._folder.folder),
             done=counts["done"],
             reused=counts["reused"],
             failed=counts["failed"],
+            message=error.message if error else "",
+            hint=error.hint if error else "",
         )
-
-    def _tell_broken(self, error: MoodBenchError, total: int, seconds: float) -> None:
-        """`run_finished` is the last event of a run that cannot go on, too, even where the journal takes no more."""
-        event: Event = msgspec.structs.replace(
-            self._finished(total, seconds), outcome="broken", exit_code=int(error.exit_code), t=time.time()
-        )
-        with contextlib.suppress(MoodBenchError):
-            event = self._journal.append(event)
-        self._watch(event)
 
     def _tell(self, event: Event) -> None:
-        self._watch(self._journal.append(event))
+        self._watch(self._keep(event))
+
+
+def _is_blameless(failure: Failure) -> bool:
+    return failure.kind in BLAMELESS_KINDS
+
+
+def _placed(work: _Work, slot: Slot) -> CellSpec:
+    return msgspec.structs.replace(
+        work.spec,
+        threads=slot.threads,
+        cores=slot.cores,
+        gpus=(slot.gpu,) if slot.gpu is not None else (),
+        fallback=work.fallback,
+    )
+
+
+async def _set_within(event: asyncio.Event, timeout_s: float | None) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        pass
 
 
 def plan_of(spec: CellSpec) -> PlannedCell:

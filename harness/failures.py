@@ -1,17 +1,57 @@
-"""What an attempt that ended has come to: its result, or the failure that says why there is none."""
+"""What an attempt that ended has come to: its result, or the failure that says why there is none; and what follows.
+
+The one layer that tries again is here: `POLICIES` (docs/failures.md shows them) and `next_step`.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
 from harness.executors import Exit
 from harness.store import MESSAGE_CHARS, AttemptPaths
-from runner.contract import ContractError, Failure, FailureKind, Phase, Result
+from runner.contract import CellSpec, ContractError, Failure, FailureKind, Fallback, Phase, Result
+
+How = Literal["never", "smaller_batch", "backoff"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What follows a failure of one class: so many further attempts in one run of the engine, the first after
+    `delay_s`, each later one after twice as long. `why`: a clause for the user."""
+
+    how: How
+    why: str
+    retries: int = 0
+    delay_s: float = 0.0
+
+
+NEVER_SAME = "it would end the same way again"
+POLICIES: dict[FailureKind, Policy] = {
+    "configuration": Policy("never", NEVER_SAME),
+    "data": Policy("never", NEVER_SAME),
+    "model": Policy("never", NEVER_SAME),
+    "code": Policy("never", NEVER_SAME),
+    "nan_loss": Policy("never", "the same seed leads to the same loss"),
+    "no_result": Policy("never", NEVER_SAME),
+    "environment": Policy("never", "something has to be set right first"),
+    "disk_full": Policy("never", "space has to be freed first"),
+    "image_missing": Policy("never", "the image has to be built first"),
+    "timeout": Policy("never", "it would take as long again"),
+    "interrupted": Policy("never", "the run was stopped; it goes on from there next time"),
+    "out_of_memory": Policy("smaller_batch", "half the batch needs less memory", retries=3),
+    "killed": Policy("backoff", "nothing says that the cell is at fault", retries=2, delay_s=1.0),
+    "engine_gone": Policy("backoff", "the container engine may come back", retries=5, delay_s=2.0),
+    "gpu_lost": Policy("backoff", "the GPU may come back", retries=3, delay_s=10.0),
+    "network": Policy("backoff", "the network may come back", retries=4, delay_s=2.0),
+}
 
 AGAIN = "run the same command again; report it if it comes back"
 
@@ -26,6 +66,54 @@ HINTS: dict[FailureKind, str] = {
     "image_missing": "build it with `moodbench images build`, then run the same command again: finished cells are kept",
     "gpu_lost": "check the GPU with `nvidia-smi`, then run the same command again: finished cells are kept",
 }
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Another attempt, not before `delay_s` have passed."""
+
+    delay_s: float
+    why: str
+    fallback: Fallback | None
+
+
+def next_step(spec: CellSpec, failure: Failure, tried: Mapping[FailureKind, int]) -> Retry | None:
+    """What follows this failure of the attempt that `spec` describes; None: nothing. `tried`: how often each class has
+    led to another attempt already."""
+    policy = POLICIES[failure.kind]
+    count = tried.get(failure.kind, 0)
+    if count >= policy.retries:
+        return None
+    if policy.how == "backoff":
+        return Retry(policy.delay_s * 2**count, policy.why, spec.fallback)
+    fallback = smaller_batch(spec, failure.phase)
+    return Retry(policy.delay_s, policy.why, fallback) if fallback else None
+
+
+def smaller_batch(spec: CellSpec, phase: Phase | None) -> Fallback | None:
+    """About half of what the phase that ran out of memory takes at a time; None where that would not help. A step of
+    training sees as many examples as before, so that the largest divisor of their number is taken."""
+    if spec.method == "none" or phase not in ("train", "score", "time"):
+        return None
+    given = spec.fallback or Fallback(reason="")
+    batch = given.batch_size or spec.training.batch_size
+    scored = given.evaluation_batch_size or spec.evaluation.batch_size
+    timed = given.throughput_batch_size or max(spec.evaluation.throughput_batch_sizes)
+    if {"train": batch, "score": scored, "time": timed}[phase] == 1:
+        return None
+    changed = msgspec.structs.replace(given, reason=f"halved: memory ran out in the phase '{phase}'")
+    if phase == "time":
+        return msgspec.structs.replace(changed, throughput_batch_size=timed // 2)
+    if phase == "score":
+        return msgspec.structs.replace(changed, evaluation_batch_size=scored // 2)
+    examples = spec.training.batch_size * spec.training.accumulation
+    smaller = max(size for size in range(1, batch // 2 + 1) if examples % size == 0)
+    return msgspec.structs.replace(
+        changed,
+        batch_size=smaller,
+        accumulation=examples // smaller,
+        evaluation_batch_size=max(1, scored // 2),  # the validation split is scored in that phase, too
+    )
 
 
 def conclude(cell: str, attempt: AttemptPaths, exited: Exit, phase: Phase | None) -> Result | Failure:

@@ -7,7 +7,7 @@ cells on a GPU have slots of their own: neither waits behind the other, but they
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.estimates import Estimate
@@ -19,7 +19,7 @@ PASSED_OVER = 32  # so often smaller cells may start before one that waits for m
 GPU_THREADS = 8  # at most: what feeds a GPU gains nothing from more
 GPU_SPARE = 1.05  # free memory wanted, over what is estimated
 
-FreeMemory = Callable[[str], int | None]  # of a GPU by its id, in MB, as the driver says now; None: not known
+FreeMemory = Mapping[str, int]  # MB free by GPU id, as the driver says now; a GPU that lacks is not known
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class Packer:
     def __len__(self) -> int:
         """Cells that wait for a place."""
         return sum(map(len, self._queues.values()))
+
+    @property
+    def waits_for_a_gpu(self) -> bool:
+        return bool(self._queues["cuda"])
 
     def add(self, cell: str, device: Device, needs: Estimate) -> None:
         self._added += 1
@@ -145,7 +149,7 @@ class Packer:
             room = total_mb - sum(slot.device_mb for slot in there)
             if there and room < needs.device_mb * GPU_SPARE:
                 continue
-            free = free_mb(gpu)
+            free = free_mb.get(gpu)
             if free is not None and free < needs.device_mb * GPU_SPARE:
                 continue
             if best is None or room > best[0]:

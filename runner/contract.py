@@ -667,15 +667,17 @@ def encode(value: Any) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, mode: int | None = None) -> None:
     """Write to a temporary name, fsync, then rename: a reader sees the whole file or none. Nobody can have laid
-    something under that name: an attempt's folder is also the cell's."""
+    something under that name: an attempt's folder is also the cell's. `mode`: whatever the umask says."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     created = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(created, "wb") as file:
             file.write(data)
             file.flush()
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
