@@ -26,7 +26,6 @@ from harness.state import (
     CellRetried,
     CellStarted,
     Notice,
-    PlannedCell,
     RunFinished,
     RunOutcome,
     RunStarted,
@@ -396,14 +395,3 @@ async def _set_within(event: asyncio.Event, timeout_s: float | None) -> None:
             await event.wait()
     except TimeoutError:
         pass
-
-
-def plan_of(spec: CellSpec) -> PlannedCell:
-    return PlannedCell(
-        cell=spec.cell,
-        model=spec.model.alias,
-        dataset=spec.dataset.name,
-        method=spec.method,
-        seed=spec.seed,
-        device=spec.device,
-    )

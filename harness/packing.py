@@ -1,4 +1,4 @@
-"""Which cell starts next, and where: slots for cores, memory and each GPU's memory. Pure: nothing here asks the machine.
+"""Which cell starts next, and where: slots for cores, memory and each GPU's memory. Pure: nothing asks the machine.
 
 One queue per kind of device, the longest cell first, so that no long one is left alone at the end. Cells on the CPU and
 cells on a GPU have slots of their own: neither waits behind the other, but they share the memory of the machine.

@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import CommaList, IntList, MemorySize, Seconds, executor_option, results_option
+from harness.cli.options import (
+    CommaList,
+    IntList,
+    MemorySize,
+    PhaseLimits,
+    TimeLimit,
+    executor_option,
+    results_option,
+)
 from harness.errors import InputError
 
 if TYPE_CHECKING:
     from harness.catalog import DatasetEntry
     from harness.executors.choice import AskedExecutor
-    from harness.runs import RunOptions
+    from harness.request import RunOptions
     from harness.suite import Suite
+    from runner.contract import Phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +42,12 @@ class Asked:
     methods: list[str] | None
     seeds: list[int] | None
     device: str
-    jobs: int
+    jobs: int | None
     executor: AskedExecutor
     memory: int | None
     timeout: float | None
+    phase_timeout: dict[Phase, float] | None
+    overcommit: bool
     smoke: bool
     name: str | None
     results: Path
@@ -56,9 +67,17 @@ class Asked:
         return build_suite(self.suite, selection)
 
     def options(self) -> RunOptions:
-        from harness.runs import RunOptions
+        from harness.request import RunOptions
 
-        return RunOptions(self.results, self.name, self.device, self.jobs, self.executor, self.memory, self.timeout)
+        return RunOptions(
+            device=self.device,
+            jobs=self.jobs,
+            executor=self.executor,
+            memory_mb=self.memory,
+            seconds=self.timeout,
+            phase_seconds=self.phase_timeout or {},
+            overcommit=self.overcommit,
+        )
 
 
 OPTIONS = (
@@ -73,10 +92,16 @@ OPTIONS = (
     ),
     click.option("--seeds", type=IntList(), help="One cell per seed.  [default: the suite's, else 42]"),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True),
-    click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Cells at a time."),
+    click.option("--jobs", type=click.IntRange(min=1), help="Cells at a time.  [default: one for each core]"),
     executor_option,
     click.option("--memory", type=MemorySize(), help="Per cell, such as 4g; containers only.  [default: a fair share]"),
-    click.option("--timeout", type=Seconds(), help="Per cell, such as 90s, 30m or 2h.  [default: none]"),
+    click.option(
+        "--timeout",
+        type=TimeLimit(),
+        help="Per cell, such as 90s, 30m or 2h, or none.  [default: 20 times the estimate, an hour at least]",
+    ),
+    click.option("--phase-timeout", type=PhaseLimits(), help="Of single phases: train=2h,time=10m.  [default: none]"),
+    click.option("--overcommit", is_flag=True, help="Also start cells that are estimated not to fit into memory."),
     click.option("--smoke", is_flag=True, help="50/20/20 rows, 1 epoch; also MOODBENCH_TEST_MODE=1."),
     click.option("--run", "name", help="Folder under the results; running again finishes what is missing."),
     results_option,

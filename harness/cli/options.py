@@ -81,6 +81,32 @@ class Seconds(_Quantity):
     example = "90s, 30m or 2h"
 
 
+class TimeLimit(Seconds):
+    """As `Seconds`, or `none`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return 0.0 if value in (0.0, "none") else super().convert(value, param, ctx)
+
+
+class PhaseLimits(click.ParamType[dict[str, float]]):
+    """`train=2h,time=10m` -> {"train": 7200.0, "time": 600.0}."""
+
+    name = "phase=time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
+        from runner.contract import PHASES
+
+        if isinstance(value, dict):
+            return value
+        limits: dict[str, float] = {}
+        for part in str(value).split(","):
+            phase, _, amount = (piece.strip() for piece in part.partition("="))
+            if phase not in PHASES:
+                self.fail(f"'{part}' names no phase; phases: {', '.join(PHASES)}", param, ctx)
+            limits[phase] = Seconds().convert(amount, param, ctx)
+        return limits
+
+
 executor_option = click.option(
     "--executor",
     type=click.Choice(["auto", "docker", "native"]),
