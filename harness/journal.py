@@ -86,13 +86,13 @@ class EventTail:
     """Follows a growing file of events: each call returns whole lines that have come since the last, so many at a time.
     One that was replaced or cut is read from its start again. `trusted`: the host's own, of any size."""
 
-    def __init__(self, path: Path, kinds: Any, *, trusted: bool = False) -> None:
+    def __init__(self, path: Path, kinds: Any, *, trusted: bool = False, start_bytes: int = 0) -> None:
         self._path = path
         self._decoder = msgspec.json.Decoder(kinds)
         self._line_bytes = JOURNAL_LINE_BYTES if trusted else EVENT_CHUNK_BYTES
         self._limit_bytes = sys.maxsize if trusted else EVENTS_BYTES
         self._chunk_bytes = EVENT_CHUNK_BYTES
-        self._offset = 0
+        self._offset = start_bytes
         self._taken_bytes = 0  # of all files that had this name
         self._file_id: tuple[int, int] | None = None
         self._seen_bytes = 0
@@ -176,9 +176,9 @@ class EventTail:
         return event
 
 
-def tail_journal(path: Path) -> EventTail:
+def tail_journal(path: Path, start_bytes: int = 0) -> EventTail:
     """Follows a run's own events."""
-    return EventTail(path, RunEvent, trusted=True)
+    return EventTail(path, RunEvent, trusted=True, start_bytes=start_bytes)
 
 
 def _warned(message: str) -> Warned:
