@@ -209,6 +209,9 @@ class RunFolder:
     def cell(self, cell: str) -> Path:
         return self.folder / "cells" / cell
 
+    def attempt(self, cell: str, number: int) -> AttemptPaths:
+        return AttemptPaths(folder=self.cell(cell) / f"attempt-{number:03d}", number=number)
+
     def attempts(self, cell: str) -> list[AttemptPaths]:
         """By number; anything else that lies in the folder is left alone."""
         numbered = ((_ATTEMPT.fullmatch(path.name), path) for path in self.cell(cell).glob("attempt-*"))
@@ -216,11 +219,10 @@ class RunFolder:
         return sorted(found, key=lambda attempt: attempt.number)
 
     def new_attempt(self, cell: str) -> AttemptPaths:
-        number = max((a.number for a in self.attempts(cell)), default=0) + 1
-        folder = self.cell(cell) / f"attempt-{number:03d}"
-        with writing(folder):
-            folder.mkdir(parents=True)
-        return AttemptPaths(folder=folder, number=number)
+        attempt = self.attempt(cell, max((a.number for a in self.attempts(cell)), default=0) + 1)
+        with writing(attempt.folder):
+            attempt.folder.mkdir(parents=True)
+        return attempt
 
     def finished_attempt(self, cell: str) -> AttemptPaths | None:
         """The last attempt with a result, whatever it may be worth; None while the cell is not finished."""
