@@ -17,8 +17,10 @@ import re
 import secrets
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -28,6 +30,8 @@ FROZEN_FILE = "frozen.json"  # the host's: seconds for which it has kept this at
 CHECKPOINT_FOLDER = "checkpoint"  # the runner's: what a later attempt goes on from; gone when the result is there
 ADAPTER_FOLDER = "adapter"
 PREDICTIONS_FILE = "predictions.parquet"
+STATE_FILE = "state.json"  # in the checkpoint: a `Checkpoint`
+PLACE_CHOICES = ("executor", "cores", "throughput_batch_size")  # those in `effective` that are no concern of training
 
 Method = Literal["lora", "qlora", "full", "frozen", "none"]
 Device = Literal["cpu", "cuda", "mps"]
@@ -607,6 +611,28 @@ class Result(Base, frozen=True, kw_only=True):
     provenance: Provenance
 
 
+class Checkpoint(Base, frozen=True, kw_only=True):
+    """`checkpoint/state.json`: what an attempt has completed, from which a later attempt at the same cell goes on. The
+    host may make one of a finished attempt (`checkpoint_of`) to have only its speed measured again."""
+
+    schema_version: int = SCHEMA_VERSION
+    identity: str
+    runner_version: str
+    batch_size: Positive  # in training
+    accumulation: Positive
+    evaluation_batch_size: Positive  # in scoring
+    phases: dict[Phase, float]  # those completed -> seconds
+    files: dict[str, str]  # what they left: path in the attempt's folder -> sha256
+    choices: dict[str, Choice] = {}
+    training: TrainingReport | None = None
+    quality: Quality | None = None
+    memory: Memory = Memory()
+    cold_start_s: float | None = None  # None: to be measured again
+    first_request_ms: float | None = None
+    reasons: dict[str, str] = {}
+    warnings: tuple[str, ...] = ()
+
+
 class Failure(Base, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     cell: str
@@ -684,7 +710,7 @@ def write_atomic(path: Path, data: bytes, mode: int | None = None) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def open_plain(path: Path, limit: int) -> BinaryIO:
+def open_plain(path: Path, limit: int) -> BufferedReader:
     """Open for reading what a cell may have laid there: a plain file of at most `limit` bytes; no link is followed and
     nothing waited for. Raises ContractError, OSError."""
     try:
@@ -700,6 +726,40 @@ def open_plain(path: Path, limit: int) -> BinaryIO:
     if stat.S_ISREG(found.st_mode):
         raise ContractError(f"{path}: larger than {limit / 2**20:.0f} MB")
     raise ContractError(f"{path}: not a plain file")
+
+
+def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """sha256 of these files in an attempt's folder, or of all plain files in a folder named; none for what is absent.
+    Nothing is followed. Raises OSError."""
+    found: dict[str, str] = {}
+    for name in names:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            found |= digests(folder, sorted(f"{name}/{entry.name}" for entry in path.iterdir() if not entry.is_dir()))
+        else:
+            with suppress(FileNotFoundError, ContractError), open_plain(path, 2**62) as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def checkpoint_of(spec: CellSpec, result: Result, folder: Path) -> Checkpoint:
+    """A finished attempt as one whose phase `time` is still to come; `folder` holds its adapter and predictions. What
+    belongs to the machine it ran on (cold start) is left out. Raises OSError."""
+    fallback = spec.fallback
+    return Checkpoint(
+        identity=result.identity,
+        runner_version=spec.runner_version,
+        batch_size=(fallback and fallback.batch_size) or spec.training.batch_size,
+        accumulation=(fallback and fallback.accumulation) or spec.training.accumulation,
+        evaluation_batch_size=(fallback and fallback.evaluation_batch_size) or spec.evaluation.batch_size,
+        phases={phase: seconds for phase, seconds in result.phases.items() if phase != "time"},
+        files=digests(folder, (ADAPTER_FOLDER, PREDICTIONS_FILE)),
+        choices={name: choice for name, choice in result.effective.items() if name not in PLACE_CHOICES},
+        training=result.training,
+        quality=result.quality,
+        memory=result.memory,
+        reasons={name: reason for name, reason in result.reasons.items() if not hasattr(result.summary, name)},
+    )
 
 
 def read(path: Path, kind: type[T]) -> T:
@@ -734,7 +794,7 @@ def _check_version(path: Path, data: bytes) -> None:
 
 def json_schemas(extra: Iterable[type] = ()) -> dict[str, Any]:
     """JSON Schemas of every file of the contract, by name, generated from the types."""
-    kinds: list[Any] = [CellSpec, Result, Failure, PreparedDataset, DatasetRequest, ModelSpec, *extra]
+    kinds: list[Any] = [CellSpec, Result, Checkpoint, Failure, PreparedDataset, DatasetRequest, ModelSpec, *extra]
     schemas = {kind.__name__: msgspec.json.schema(kind) for kind in kinds}
     schemas["Event"] = msgspec.json.schema(CellEvent)
     return schemas
