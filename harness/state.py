@@ -1,13 +1,13 @@
 """Events -> RunState, pure: displays, the report and the terminal UI all read it.
 
-A run's own events stand here; those of a cell come from the contract. `RunState.apply` takes either, in any order
-that a run can produce, and never fails on one it does not need.
+A run's own events stand here; those of a cell come from the contract. `RunState.apply` takes either, in any order and
+however often, and never fails on one it does not need. It costs the same however large the run is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -26,6 +26,10 @@ from runner.contract import (
     Summary,
     Warned,
 )
+
+MOST_WARNINGS = 50  # kept of a cell; the newest
+MOST_NOTICES = 200
+MOST_FAILURES = 20  # of a cell's attempts
 
 RunOutcome = Literal["finished", "failed", "interrupted", "broken"]  # broken: the run itself could not go on
 # retrying: it failed and is queued again, later; waiting: for the lease; frozen: while another is timed.
@@ -140,6 +144,20 @@ RunEvent = (
 AnyEvent = RunEvent | CellEvent
 
 
+ACTIVE: tuple[CellStatus, ...] = ("running", "waiting", "frozen")  # the cell has a process
+IDLE: tuple[CellStatus, ...] = ("queued", "retrying")
+
+
+@dataclass(frozen=True)
+class AttemptFailure:
+    """How an attempt failed. `why`: what that led to; empty for the last one, which led to nothing."""
+
+    attempt: int
+    kind: FailureKind
+    message: str
+    why: str = ""
+
+
 @dataclass
 class CellState:
     """One cell as a display shows it."""
@@ -147,92 +165,201 @@ class CellState:
     plan: PlannedCell
     status: CellStatus = "queued"
     attempt: int = 0
+    cores: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
+    fallback: Fallback | None = None
     phase: Phase | None = None
     progress: Progress | None = None
     validation: dict[str, float | None] = field(default_factory=dict)
+    windows: int = 0  # of this attempt's timing, so far
+    disturbed_windows: int = 0
     summary: Summary | None = None
     failure: CellFailed | None = None
+    failures: list[AttemptFailure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     started: float | None = None
+    retry_at: float | None = None  # while it is retrying: not before
     seconds: float | None = None
 
 
 @dataclass
+class _OfModel:
+    """What is known of the durations of one model's cells."""
+
+    done: int = 0
+    done_s: float = 0.0
+    idle: int = 0
+
+    @property
+    def mean_s(self) -> float | None:
+        return self.done_s / self.done if self.done else None
+
+
+@dataclass
 class RunState:
-    """A whole run. Mutated by `apply` alone."""
+    """A whole run. Mutated by `apply` alone. `holder`: the cell that has the lease."""
 
     run: str = ""
     folder: str = ""
     jobs: int = 1
+    engine_pid: int | None = None
     started: float | None = None
     cells: dict[str, CellState] = field(default_factory=dict)
+    holder: str | None = None
     notices: list[str] = field(default_factory=list)
     finished: RunFinished | None = None
+    _by_status: dict[CellStatus, dict[str, CellState]] = field(default_factory=dict, repr=False)
+    _by_model: dict[str, _OfModel] = field(default_factory=dict, repr=False)
 
     def apply(self, event: Event) -> None:
         if isinstance(event, RunStarted):
-            self.run, self.folder, self.jobs, self.started = event.run, event.folder, event.jobs, event.t
-            self.cells = {plan.cell: CellState(plan=plan) for plan in event.cells}
-            self.finished = None
+            self._start(event)
         elif isinstance(event, Notice):
-            self.notices.append(event.message)
+            _keep(self.notices, event.message, MOST_NOTICES)
         elif isinstance(event, RunFinished):
             self.finished = event
-        elif event.cell in self.cells:
-            _apply_to_cell(self.cells[event.cell], event)
+            for cell in self.having(*ACTIVE, "retrying"):  # those of a run that broke, or was killed
+                self._set(cell, "interrupted")
+            self.holder = None
+        elif (found := self.cells.get(event.cell)) is not None:
+            self._apply_to_cell(found, event)
 
     def count(self, *statuses: CellStatus) -> int:
-        return sum(cell.status in statuses for cell in self.cells.values())
+        return sum(len(self._by_status.get(status, ())) for status in set(statuses))
+
+    def having(self, *statuses: CellStatus) -> list[CellState]:
+        """The cells with one of these statuses; takes no longer than there are such."""
+        return [cell for status in statuses for cell in self._by_status.get(status, {}).values()]
 
     def eta_s(self, now: float) -> float | None:
         """Seconds left, by the mean duration of cells done for the same model and what running ones say themselves;
         None while there is neither for some cell: another model's duration says nothing about it."""
-        durations: dict[str, list[float]] = {}
-        for cell in self.cells.values():
-            if cell.status == "done" and cell.seconds is not None:
-                durations.setdefault(cell.plan.model, []).append(cell.seconds)
-        unfinished = [cell for cell in self.cells.values() if cell.status in ("queued", "running", "waiting")]
-        if not (durations or unfinished):
+        active = self.having(*ACTIVE)
+        if not (active or self.count(*IDLE, "done")):
             return None
-        left: list[float] = []
-        for cell in unfinished:
-            own_s = _time_left(cell, durations.get(cell.plan.model), now)
+        total, longest = 0.0, 0.0  # a run ends no sooner than its longest cell
+        for of_model in self._by_model.values():
+            if of_model.idle == 0:
+                continue
+            mean_s = of_model.mean_s
+            if mean_s is None:
+                return None
+            total, longest = total + of_model.idle * mean_s, max(longest, mean_s)
+        for cell in active:
+            own_s = _time_left(cell, self._by_model[cell.plan.model].mean_s, now)
             if own_s is None:
                 return None
-            left.append(own_s)
-        return max(sum(left) / self.jobs, max(left, default=0.0))  # no sooner than the longest cell
+            total, longest = total + own_s, max(longest, own_s)
+        return max(total / max(self.jobs, 1), longest)
+
+    def _start(self, event: RunStarted) -> None:
+        """Also of a run that goes on: what is finished is told again as reused."""
+        self.run, self.folder, self.jobs, self.started = event.run, event.folder, event.jobs, event.t
+        self.engine_pid, self.finished, self.holder = event.engine_pid, None, None
+        self.cells = {plan.cell: CellState(plan=plan) for plan in event.cells}
+        self._by_status = {"queued": dict(self.cells)}
+        self._by_model = {}
+        for cell in self.cells.values():
+            self._by_model.setdefault(cell.plan.model, _OfModel()).idle += 1
+
+    def _apply_to_cell(self, cell: CellState, event: Event) -> None:
+        if isinstance(event, CellStarted | CellFinished | CellFailed | CellRetried):
+            if self.holder == cell.plan.cell:
+                self._end_lease()
+            self._apply_turn(cell, event)
+        elif isinstance(event, Warned):
+            _keep(cell.warnings, event.message, MOST_WARNINGS)
+        elif isinstance(event, LeaseEnded):
+            self._window_ended(cell, event)
+        elif cell.status not in ACTIVE:
+            return  # its last words may come after its end
+        elif isinstance(event, LeaseGranted):
+            self._grant(cell, event)
+        elif isinstance(event, LeaseWanted):
+            self._set(cell, "waiting")
+        elif isinstance(event, LeaseReleased | PhaseStarted) and cell.status == "waiting":
+            self._set(cell, "running")
+        _follow(cell, event)
+
+    def _apply_turn(self, cell: CellState, event: CellStarted | CellFinished | CellFailed | CellRetried) -> None:
+        cell.phase, cell.progress, cell.retry_at = None, None, None
+        if isinstance(event, CellStarted):
+            cell.attempt, cell.started, cell.cores, cell.gpus = event.attempt, event.t, event.cores, event.gpus
+            cell.failure, cell.validation, cell.windows, cell.disturbed_windows = None, {}, 0, 0
+            self._set(cell, "running")
+        elif isinstance(event, CellFinished):
+            self._set(cell, "reused")  # a figure that counted already counts no more
+            cell.summary, cell.seconds = event.summary, event.seconds
+            self._set(cell, "reused" if event.reused else "done")
+        elif isinstance(event, CellFailed):
+            cell.failure = event
+            if not event.interrupted:
+                _keep(cell.failures, AttemptFailure(cell.attempt, event.kind, event.message), MOST_FAILURES)
+            self._set(cell, "interrupted" if event.interrupted else "failed")
+        else:
+            failure = AttemptFailure(event.attempt, event.kind, event.message, event.why)
+            _keep(cell.failures, failure, MOST_FAILURES)
+            cell.fallback, cell.retry_at = event.fallback or cell.fallback, event.t + event.delay_s
+            self._set(cell, "retrying")
+
+    def _grant(self, cell: CellState, event: LeaseGranted) -> None:
+        self._end_lease()  # one whose end was not told, if any
+        self.holder = cell.plan.cell
+        self._set(cell, "running")
+        for name in event.frozen:
+            other = self.cells.get(name)
+            if other is not None and other is not cell and other.status == "running":
+                self._set(other, "frozen")
+
+    def _window_ended(self, cell: CellState, event: LeaseEnded) -> None:
+        if self.holder == cell.plan.cell:
+            self._end_lease()
+            cell.windows += 1
+            cell.disturbed_windows += bool(event.reasons)
+
+    def _end_lease(self) -> None:
+        self.holder = None
+        for cell in self.having("frozen"):
+            self._set(cell, "running")
+
+    def _set(self, cell: CellState, status: CellStatus) -> None:
+        """The one place where a status changes: the counts go with it."""
+        of_model = self._by_model[cell.plan.model]
+        of_model.idle += (status in IDLE) - (cell.status in IDLE)
+        for known, sign in ((cell.status, -1), (status, 1)):
+            if known == "done":
+                of_model.done += sign
+                of_model.done_s += sign * (cell.seconds or 0.0)
+        del self._by_status[cell.status][cell.plan.cell]
+        cell.status = status
+        self._by_status.setdefault(status, {})[cell.plan.cell] = cell
 
 
-def _time_left(cell: CellState, durations: list[float] | None, now: float) -> float | None:
+def _time_left(cell: CellState, mean_s: float | None, now: float) -> float | None:
     """Seconds left of one cell, by how long others of its model took, and no less than its phase says."""
     reported = cell.progress.eta_s if cell.progress else None
-    if not durations:
+    if mean_s is None:
         return reported
     spent = now - cell.started if cell.started is not None else 0.0
-    return max(sum(durations) / len(durations) - spent, reported or 0.0)
+    return max(mean_s - spent, reported or 0.0)
 
 
-def _apply_to_cell(cell: CellState, event: Event) -> None:
-    if isinstance(event, CellStarted):
-        cell.status, cell.attempt, cell.started = "running", event.attempt, event.t
-        cell.phase, cell.progress, cell.failure, cell.validation = None, None, None, {}
-    elif isinstance(event, CellFinished):
-        cell.status = "reused" if event.reused else "done"
-        cell.summary, cell.seconds, cell.phase, cell.progress = event.summary, event.seconds, None, None
-    elif isinstance(event, CellFailed):
-        cell.status = "interrupted" if event.interrupted else "failed"
-        cell.failure, cell.phase, cell.progress = event, None, None
-    elif isinstance(event, PhaseStarted):
-        cell.status, cell.phase, cell.progress = "running", event.phase, None  # `time` starts when the lease is granted
+def _follow(cell: CellState, event: Event) -> None:
+    """What a cell tells while it works."""
+    if isinstance(event, PhaseStarted):
+        cell.phase, cell.progress = event.phase, None
     elif isinstance(event, PhaseFinished):
         cell.progress = None
     elif isinstance(event, Progress):
         cell.progress = event
     elif isinstance(event, Metrics) and event.split == "validation":
         cell.validation = event.values
-    elif isinstance(event, Warned):
-        cell.warnings.append(event.message)
-    elif isinstance(event, LeaseWanted):
-        cell.status = "waiting"
-    elif isinstance(event, LeaseReleased):
-        cell.status = "running"
+
+
+T = TypeVar("T")
+
+
+def _keep(items: list[T], item: T, most: int) -> None:
+    """Append, and forget the oldest beyond `most`."""
+    items.append(item)
+    del items[:-most]
