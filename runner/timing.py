@@ -1,27 +1,37 @@
 """Speed of a trained classifier, as a user would deploy it.
 
-Latency: single requests at batch 1 and the text's own length, tokenization included, warm-up apart, until enough
-requests and enough time have passed. Throughput: a stream of texts in arrival order, per batch size. Both read the
-clock only when the device is done (`predict` returns host memory). Raw samples are kept.
+Timing is cut into blocks, which lie apart in time: what differs between them is what a single stretch could not know.
+Each block is one window under a lease of its own; a window that was disturbed is repeated. Within a window come
+latency (single requests at batch 1 and the text's own length, tokenization included, warm-up apart) and then
+throughput (a stream of texts in arrival order, per batch size). Both read the clock only when the device is done
+(`predict` returns host memory). Raw samples are kept.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
+import msgspec
 import numpy as np
 
-from runner.contract import EvaluationSpec, Event, Latency, Progress, Throughput, Timing
+from runner.contract import EvaluationSpec, Event, Latency, Progress, Throughput, Timing, Window
+from runner.leases import Leases
 from runner.scoring import Predictor
 
+T = TypeVar("T")
 # Samples an order-statistic bound needs so that the percentile lies inside it with 99 % confidence.
 PERCENTILE_BOUNDS = {50: 11, 90: 64, 95: 130, 99: 662}
 FOREIGN_SHARE_LIMIT = 0.10  # of the machine's CPU time in the window, above which the figures are marked
+KERNEL_TICKS_S = 0.02  # CPU time is counted in ticks of 10 ms, user and system each
+REPEATS = 3  # of a block whose windows are disturbed
 SHUFFLE_SEED = 0  # the same request order for every model
 
 
@@ -30,25 +40,34 @@ def measure(
     texts: Sequence[str],
     spec: EvaluationSpec,
     *,
+    leases: Leases,
     cold: ColdStart | None,
     merged: bool,
     emit: Callable[[Event], None],
+    largest_batch: int | None = None,
 ) -> Timing:
-    """All speed figures of the warm model; `cold` was taken when it had just been loaded."""
-    order = np.random.default_rng(SHUFFLE_SEED).permutation(len(texts))
-    requests = [texts[i] for i in order]
-    with _quiet_collector(), _ForeignLoad() as foreign:
-        latency = _latency(predictor, requests, spec, emit)
-        throughput = tuple(_throughput(predictor, requests, size, spec) for size in spec.throughput_batch_sizes)
-    return Timing(
-        latency=latency,
-        throughput=throughput,
+    """All speed figures of the warm model; `cold` was taken when it had just been loaded. `largest_batch`: larger ones
+    do not fit into memory."""
+    requests = shuffled(texts)
+    stretches = [_from(requests, len(requests) * block // spec.windows) for block in range(spec.windows)]
+    timed = measure_blocks(predictor, stretches, spec, leases=leases, emit=emit, largest_batch=largest_batch)
+    return msgspec.structs.replace(
+        timed,
         cold_start_s=cold.seconds if cold else None,
         first_request_ms=cold.first_request_ms if cold else None,
-        cpu_share_foreign=foreign.share,
-        contaminated=None if foreign.share is None else foreign.share > FOREIGN_SHARE_LIMIT,
         merged=merged,
     )
+
+
+def shuffled(texts: Sequence[str]) -> list[str]:
+    return [texts[i] for i in np.random.default_rng(SHUFFLE_SEED).permutation(len(texts))]
+
+
+def _from(requests: Sequence[str], start: int) -> list[str]:
+    return [*requests[start:], *requests[:start]]
+
+
+# --- cold start -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -61,31 +80,161 @@ class ColdStart:
 
 def cold_start(predictor: Predictor, text: str) -> ColdStart:
     """Ask a model that has just been loaded for its first answer. The process must have done nothing else before."""
-    import psutil
-
     first_ms = request_ms(predictor, text)
-    return ColdStart(seconds=time.time() - psutil.Process().create_time(), first_request_ms=first_ms)
+    return ColdStart(seconds=_process_age_s(), first_request_ms=first_ms)
 
 
-def percentile(samples_ms: Sequence[float], p: int) -> float | None:
-    """The percentile, or None below the number of samples that its bound needs."""
-    if len(samples_ms) < PERCENTILE_BOUNDS[p]:
-        return None
-    return float(np.percentile(samples_ms, p))
+def _process_age_s() -> float:
+    """By the kernel's own clock, which nobody sets; where there is none, by the time of day."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()  # the name before may hold anything
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime
+    except (OSError, AttributeError, IndexError, ValueError):
+        import psutil
+
+        return time.time() - psutil.Process().create_time()
 
 
-def _latency(
-    predictor: Predictor, requests: Sequence[str], spec: EvaluationSpec, emit: Callable[[Event], None]
-) -> Latency:
-    for i in range(spec.warmup_requests):
-        predictor.predict([requests[i % len(requests)]], 1)
-    samples: list[float] = []
-    started = reported = time.perf_counter()
-    while not _enough(len(samples), time.perf_counter() - started, spec):
-        samples.append(request_ms(predictor, requests[len(samples) % len(requests)]))
-        if time.perf_counter() - reported > 1.0:
-            reported = time.perf_counter()
-            emit(Progress(phase="time", step=len(samples), steps=max(len(samples), PERCENTILE_BOUNDS[99])))
+# --- blocks and windows -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of the blocks that an EvaluationSpec is cut into has to do: its part, rounded up, so that all of them
+    together reach what is asked for."""
+
+    warmup_requests: int
+    min_requests: int
+    max_requests: int
+    sure_requests: int  # of those that a p99 needs
+    latency_min_s: float
+    latency_max_s: float
+    batch_sizes: tuple[int, ...]
+    texts: int
+    throughput_min_s: float
+    throughput_max_s: float
+
+    @classmethod
+    def of(cls, spec: EvaluationSpec, largest_batch: int | None = None) -> Share:
+        def part(whole: int) -> int:
+            return math.ceil(whole / spec.windows)
+
+        sizes = spec.throughput_batch_sizes
+        if largest_batch is not None:
+            sizes = tuple(size for size in sizes if size <= largest_batch) or (largest_batch,)
+        return cls(
+            warmup_requests=spec.warmup_requests,
+            min_requests=part(spec.min_requests),
+            max_requests=part(spec.max_requests),
+            sure_requests=part(PERCENTILE_BOUNDS[99]),
+            latency_min_s=spec.latency_min_s / spec.windows,
+            latency_max_s=spec.latency_max_s / spec.windows,
+            batch_sizes=sizes,
+            texts=part(spec.throughput_texts),
+            throughput_min_s=spec.throughput_min_s / spec.windows,
+            throughput_max_s=spec.throughput_max_s / spec.windows,
+        )
+
+    def enough(self, requests: int, seconds: float) -> bool:
+        if requests >= self.max_requests:
+            return True
+        if requests < self.min_requests or seconds < self.latency_min_s:
+            return False
+        return requests >= self.sure_requests or seconds >= self.latency_max_s
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One window with its raw samples."""
+
+    window: Window
+    samples_ms: list[float]
+
+
+def measure_blocks(
+    predictor: Predictor,
+    stretches: Sequence[Sequence[str]],
+    spec: EvaluationSpec,
+    *,
+    leases: Leases,
+    emit: Callable[[Event], None],
+    largest_batch: int | None = None,
+) -> Timing:
+    """One block for each stretch of texts, pooled. A block does 1/`spec.windows` of what `spec` says, however many
+    stretches there are."""
+    share = Share.of(spec, largest_batch)
+    tried: list[Measured] = []
+    for block, requests in enumerate(stretches, 1):
+        tried += _block(predictor, requests, share, block, leases)
+        emit(Progress(phase="time", step=block, steps=len(stretches)))
+    return pooled(tried)
+
+
+def _block(predictor: Predictor, requests: Sequence[str], share: Share, block: int, leases: Leases) -> list[Measured]:
+    """Its windows: one, or more where it was disturbed. The first clean one counts, else the least disturbed."""
+    tried: list[Measured] = []
+    while len(tried) <= REPEATS:
+        tried.append(_window(predictor, requests, share, block, leases))
+        if not tried[-1].window.contaminated:
+            break
+    best = min(tried, key=lambda one: _disturbance(one.window))
+    return [Measured(msgspec.structs.replace(one.window, counted=one is best), one.samples_ms) for one in tried]
+
+
+def _disturbance(window: Window) -> tuple[int, float]:
+    return len(window.reasons), window.cpu_share_foreign or 0.0
+
+
+def _window(predictor: Predictor, requests: Sequence[str], share: Share, block: int, leases: Leases) -> Measured:
+    wanted = [requests[i % len(requests)] for i in range(share.texts)]
+    tokens = predictor.token_counts(wanted)
+    foreign = _ForeignLoad()
+    with _quiet_collector(), leases.window() as lease:
+        begun, started = time.time(), time.perf_counter()
+        with foreign:
+            samples = _latency(predictor, requests, share)
+            throughput = tuple(_throughput(predictor, wanted, tokens, size, share) for size in share.batch_sizes)
+        seconds = time.perf_counter() - started
+    reasons = lease.verdict.reasons
+    if foreign.share is not None and foreign.share > FOREIGN_SHARE_LIMIT:
+        reasons = (f"{100 * foreign.share:.0f} % of the machine's CPU time went to other work", *reasons)
+    unwatched = foreign.share is None and not leases.asked
+    window = Window(
+        number=lease.number,
+        block=block,
+        t=begun,
+        seconds=seconds,
+        requests=len(samples),
+        mean_ms=float(np.mean(samples)),
+        p50_ms=float(np.median(samples)),
+        throughput=throughput,
+        cpu_share_foreign=foreign.share,
+        contaminated=None if unwatched else bool(reasons),
+        reasons=reasons,
+    )
+    return Measured(window, samples)
+
+
+# --- pooling ----------------------------------------------------------------------------------
+
+
+def pooled(tried: Sequence[Measured]) -> Timing:
+    """The figures of a model that was not just loaded, from its windows that count."""
+    counted = [one for one in tried if one.window.counted]
+    by_size = zip(*(one.window.throughput for one in counted), strict=True)
+    shares = [one.window.cpu_share_foreign for one in counted if one.window.cpu_share_foreign is not None]
+    told = [one.window.contaminated for one in counted if one.window.contaminated is not None]
+    return Timing(
+        latency=_pooled_latency([sample for one in counted for sample in one.samples_ms]),
+        throughput=tuple(_pooled_throughput(parts) for parts in by_size),
+        windows=tuple(one.window for one in tried),
+        cold_start_s=None,
+        cpu_share_foreign=max(shares, default=None),
+        contaminated=any(told) if told else None,
+    )
+
+
+def _pooled_latency(samples: Sequence[float]) -> Latency:
     return Latency(
         requests=len(samples),
         mean_ms=float(np.mean(samples)),
@@ -98,12 +247,37 @@ def _latency(
     )
 
 
-def _enough(requests: int, seconds: float, spec: EvaluationSpec) -> bool:
-    if requests >= spec.max_requests:
-        return True
-    if requests < spec.min_requests or seconds < spec.latency_min_s:
-        return False
-    return requests >= PERCENTILE_BOUNDS[99] or seconds >= spec.latency_max_s
+def _pooled_throughput(parts: Sequence[Throughput]) -> Throughput:
+    samples, seconds = sum(part.samples for part in parts), sum(part.seconds for part in parts)
+    tokens = [part.tokens_per_s * part.seconds for part in parts if part.tokens_per_s is not None]
+    return Throughput(
+        batch_size=parts[0].batch_size,
+        samples=samples,
+        seconds=seconds,
+        samples_per_s=samples / seconds,
+        tokens_per_s=sum(tokens) / seconds if tokens else None,
+    )
+
+
+def percentile(samples_ms: Sequence[float], p: int) -> float | None:
+    """The percentile, or None below the number of samples that its bound needs."""
+    if len(samples_ms) < PERCENTILE_BOUNDS[p]:
+        return None
+    return float(np.percentile(samples_ms, p))
+
+
+# --- within a window --------------------------------------------------------------------------
+
+
+def _latency(predictor: Predictor, requests: Sequence[str], share: Share) -> list[float]:
+    """Milliseconds of single requests."""
+    for i in range(share.warmup_requests):
+        predictor.predict([requests[i % len(requests)]], 1)
+    samples: list[float] = []
+    started = time.perf_counter()
+    while not share.enough(len(samples), time.perf_counter() - started):
+        samples.append(request_ms(predictor, requests[len(samples) % len(requests)]))
+    return samples
 
 
 def request_ms(predictor: Predictor, text: str) -> float:
@@ -113,25 +287,23 @@ def request_ms(predictor: Predictor, text: str) -> float:
     return (time.perf_counter_ns() - begin) / 1e6
 
 
-def _throughput(predictor: Predictor, texts: Sequence[str], batch_size: int, spec: EvaluationSpec) -> Throughput:
+def _throughput(
+    predictor: Predictor, texts: Sequence[str], tokens: Sequence[int] | None, batch_size: int, share: Share
+) -> Throughput:
     """Texts per second at one batch size. The texts are gone through, again and again until the minimum time is
-    reached, and broken off at the maximum."""
-    wanted = [texts[i % len(texts)] for i in range(spec.throughput_texts)]
-    batches = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
+    reached, and broken off at the maximum. A last batch that they do not fill takes the first ones again: a smaller
+    batch would be another figure."""
+    batches = _filled(texts, batch_size)
     predictor.predict(batches[0], batch_size)  # warm-up at this shape
     done = 0
     seconds = 0.0
     started = time.perf_counter()
-    while seconds < spec.throughput_max_s and (done < len(batches) or seconds < spec.throughput_min_s):
+    while seconds < share.throughput_max_s and (done < len(batches) or seconds < share.throughput_min_s):
         predictor.predict(batches[done % len(batches)], batch_size)
         done += 1
         seconds = time.perf_counter() - started
-    samples = _repeated_sum([len(batch) for batch in batches], done)
-    tokens = predictor.token_counts(wanted)
-    tokens_done = None
-    if tokens is not None:
-        per_batch = [sum(tokens[i : i + batch_size]) for i in range(0, len(tokens), batch_size)]
-        tokens_done = _repeated_sum(per_batch, done)
+    samples = done * batch_size
+    tokens_done = None if tokens is None else _repeated_sum(list(map(sum, _filled(tokens, batch_size))), done)
     return Throughput(
         batch_size=batch_size,
         samples=samples,
@@ -139,6 +311,13 @@ def _throughput(predictor: Predictor, texts: Sequence[str], batch_size: int, spe
         samples_per_s=samples / seconds,
         tokens_per_s=None if tokens_done is None else tokens_done / seconds,
     )
+
+
+def _filled(items: Sequence[T], batch_size: int) -> list[list[T]]:
+    """All items in batches of that size."""
+    return [
+        [items[i % len(items)] for i in range(start, start + batch_size)] for start in range(0, len(items), batch_size)
+    ]
 
 
 def _repeated_sum(sizes: Sequence[int], count: int) -> int:
@@ -161,7 +340,8 @@ def _quiet_collector() -> Iterator[None]:
 
 
 class _ForeignLoad:
-    """CPU time in the window that was not this process's, as a share of the machine's; None where unknown."""
+    """CPU time in the window that was not this process's, as a share of the machine's; None where unknown, as it is of
+    a window so short that the kernel's own rounding could make up a share above the limit."""
 
     share: float | None = None
 
@@ -171,8 +351,9 @@ class _ForeignLoad:
 
     def __exit__(self, *_: object) -> None:
         wall, busy, own = (after - before for after, before in zip(self._read(), self._before, strict=True))
-        if wall > 0:
-            self.share = round(max(0.0, busy - own) / (wall * (os.cpu_count() or 1)), 4)
+        machine_s = wall * (os.cpu_count() or 1)
+        if machine_s * FOREIGN_SHARE_LIMIT > KERNEL_TICKS_S:
+            self.share = round(max(0.0, busy - own) / machine_s, 4)
 
     @staticmethod
     def _read() -> tuple[float, float, float]:

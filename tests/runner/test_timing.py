@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +17,13 @@ import pytest
 from numpy.typing import NDArray
 
 from runner import timing
-from runner.contract import EvaluationSpec, Progress, Timing
+from runner.contract import EvaluationSpec, Progress, Timing, Verdict
+from runner.leases import Lease, Leases
 from runner.timing import PERCENTILE_BOUNDS, ColdStart, cold_start, measure, percentile
 
 TEXTS = [f"text {number} " + "word " * number for number in range(7)]
 SPEC = EvaluationSpec(
+    windows=1,
     warmup_requests=4,
     min_requests=100,
     max_requests=1000,
@@ -35,6 +40,8 @@ COLD = ColdStart(seconds=3.1, first_request_ms=100.0)
 class Clock:
     """Stands for the module `time`; moves only when told."""
 
+    CLOCK_BOOTTIME = 7
+
     def __init__(self) -> None:
         self.now_ns = 5_000_000_000
 
@@ -49,6 +56,10 @@ class Clock:
 
     def process_time(self) -> float:
         return 0.0
+
+    def clock_gettime(self, clock: int) -> float:
+        assert clock == self.CLOCK_BOOTTIME
+        return self.now_ns / 1e9 + 1000.0
 
 
 class Predictor:
@@ -72,17 +83,50 @@ class Predictor:
         return [len(text.split()) for text in texts]
 
 
+class Host(Leases):
+    """Grants every window, and says of the first, second ... what it is told to say; of further ones nothing."""
+
+    def __init__(self, clock: Clock, *reasons: tuple[str, ...]) -> None:
+        super().__init__(Path(), lambda event: None, asked=True)
+        self.clock, self.reasons = clock, list(reasons)
+        self.open = False
+        self.windows = 0
+
+    @contextmanager
+    def window(self) -> Iterator[Lease]:
+        self.windows += 1
+        self.clock.now_ns += 10**12  # waiting must not be timed
+        self.open = True
+        lease = Lease(self.windows)
+        yield lease
+        self.open = False
+        lease.verdict = Verdict(reasons=self.reasons.pop(0) if self.reasons else ())
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """With a machine whose load nobody knows."""
     clock = Clock()
     monkeypatch.setattr(timing, "time", clock)
+    monkeypatch.setattr(timing._ForeignLoad, "_read", staticmethod(lambda: (0.0, 0.0, 0.0)))
     return clock
 
 
-def run(predictor: Any, events: list[Any] | None = None, **changes: Any) -> Timing:
+def foreign(monkeypatch: pytest.MonkeyPatch, *shares: float | None) -> None:
+    """The foreign load of each window, one after the other; the last for all that follow."""
+    left = list(shares)
+
+    def leave(self: Any, *_: object) -> None:
+        self.share = left.pop(0) if len(left) > 1 else left[0]
+
+    monkeypatch.setattr(timing._ForeignLoad, "__exit__", leave)
+
+
+def run(predictor: Any, events: list[Any] | None = None, leases: Leases | None = None, **changes: Any) -> Timing:
     spec = msgspec.structs.replace(SPEC, **changes)
     emit = (lambda event: None) if events is None else events.append
-    return measure(predictor, TEXTS, spec, cold=COLD, merged=True, emit=emit)
+    leases = leases or Leases(Path(), emit, asked=False)
+    return measure(predictor, TEXTS, spec, leases=leases, cold=COLD, merged=True, emit=emit)
 
 
 # --- percentiles ------------------------------------------------------------------------------
@@ -135,14 +179,34 @@ def test_cold_start_and_warm_up_stand_apart(clock: Clock) -> None:
     assert timed.merged is True
 
 
-def test_cold_start_lasts_from_the_start_of_the_process(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    import psutil
-
-    born = clock.time() - 7.0
-    monkeypatch.setattr(psutil.Process, "create_time", lambda self: born)
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells when a process started")
+def test_cold_start_lasts_from_the_start_of_the_process_whatever_the_time_of_day(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    stat = f"71 (a ) name) S {' '.join(['1'] * 18)} {round((clock.now_ns / 1e9 + 1000.0 - 7.0) * ticks)} 5 5"
+    monkeypatch.setattr(timing.Path, "read_text", lambda path: {"/proc/self/stat": stat}[str(path)])
+    monkeypatch.setattr(clock, "time", lambda: 1e15)
     predictor = Predictor(clock)
     assert cold_start(predictor, "one text") == ColdStart(seconds=pytest.approx(7.1), first_request_ms=100.0)
     assert predictor.calls == [["one text"]]
+
+
+def test_the_age_of_this_process_agrees_with_what_psutil_knows() -> None:
+    import time
+
+    import psutil
+
+    assert timing._process_age_s() == pytest.approx(time.time() - psutil.Process().create_time(), abs=1.0)
+
+
+def test_cold_start_where_the_kernel_does_not_tell(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    monkeypatch.delattr(Clock, "CLOCK_BOOTTIME")
+    born = clock.time() - 7.0
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: born)
+    assert cold_start(Predictor(clock), "one text").seconds == pytest.approx(7.1)
 
 
 def test_without_warm_up_the_first_request_counts(clock: Clock) -> None:
@@ -170,41 +234,44 @@ def test_spread_is_that_of_a_sample(clock: Clock) -> None:
     assert run(Predictor(clock), min_requests=1, max_requests=1).latency.std_ms == 0.0
 
 
-def test_progress_is_told_once_a_second_and_not_timed(clock: Clock) -> None:
+def test_progress_is_told_after_each_block_and_not_timed(clock: Clock) -> None:
     events: list[Progress] = []
+    host = Host(clock, ("disturbed",))
 
     def emit(event: Any) -> None:
+        assert not host.open
         events.append(event)
         clock.now_ns += 3_000_000
 
-    latency = measure(Predictor(clock, lambda call: 100), TEXTS, SPEC, cold=None, merged=False, emit=emit).latency
-    assert [event.step for event in events][:2] == [11, 21]
-    assert {(event.phase, event.steps) for event in events} == {("time", 662)}
-    assert set(latency.samples_ms) == {100.0}
+    spec = msgspec.structs.replace(SPEC, windows=3)
+    measure(Predictor(clock), TEXTS, spec, leases=host, cold=None, merged=False, emit=emit)
+    assert host.windows == 4
+    assert [(event.phase, event.step, event.steps) for event in events] == [("time", n, 3) for n in (1, 2, 3)]
 
 
 # --- throughput -------------------------------------------------------------------------------
 
 
-def test_throughput_counts_texts_and_their_own_tokens(clock: Clock) -> None:
+def test_throughput_counts_texts_and_their_own_tokens_in_full_batches(clock: Clock) -> None:
     predictor = Predictor(clock)
     one, four = run(predictor).throughput
-    assert (one.batch_size, one.samples, four.batch_size, four.samples) == (1, 10, 4, 10)
+    assert (one.batch_size, one.samples, four.batch_size, four.samples) == (1, 10, 4, 12)
     assert one.seconds == pytest.approx(0.1)  # 10 texts of 10 ms; the warm-up batch is not in it
     assert one.samples_per_s == pytest.approx(100)
-    stream = [text for call in predictor.calls[-3:] for text in call]  # 4 + 4 + 2
-    assert [len(call) for call in predictor.calls[-4:]] == [4, 4, 4, 2]
-    assert four.tokens_per_s == pytest.approx(sum(len(text.split()) for text in stream) / 0.1)
+    assert [len(call) for call in predictor.calls[-4:]] == [4, 4, 4, 4]
+    stream = [text for call in predictor.calls[-3:] for text in call]
+    first = [call[0] for call in predictor.calls[-14:-4]]
+    assert stream == [*first, *first[:2]]
+    assert four.tokens_per_s == pytest.approx(sum(len(text.split()) for text in stream) / 0.12)
 
 
 def test_throughput_goes_through_the_texts_again_until_its_minimum(clock: Clock) -> None:
     predictor = Predictor(clock)
     one, four = run(predictor, throughput_min_s=0.95).throughput
-    assert (one.samples, four.samples) == (95, 98)  # nine passes of 10 texts, then 5 texts or two batches of 4
+    assert (one.samples, four.samples) == (95, 96)
     assert one.samples_per_s == pytest.approx(100)
-    read = [text for call in predictor.calls[-29:] for text in call]
-    assert len(read) == 98
-    assert four.tokens_per_s == pytest.approx(sum(len(text.split()) for text in read) / 0.98)
+    read = [text for call in predictor.calls[-24:] for text in call]
+    assert four.tokens_per_s == pytest.approx(sum(len(text.split()) for text in read) / 0.96)
 
 
 def test_throughput_stops_when_its_time_is_up(clock: Clock) -> None:
@@ -243,41 +310,198 @@ Times = namedtuple("Times", "user nice system idle iowait guest")
 
 
 @pytest.mark.parametrize(
-    ("busy", "own", "cores", "share", "contaminated"),
+    ("wall", "busy", "own", "cores", "share", "contaminated"),
     [
-        (10.0, 10.0, 4, 0.0, False),  # this process alone
-        (14.0, 10.0, 4, 0.1, False),  # 4 s of foreign work in 10 s on 4 cores: at the limit
-        (15.0, 10.0, 4, 0.125, True),
-        (9.0, 10.0, 4, 0.0, False),  # the kernel counts in ticks: never below nothing
+        (10.0, 10.0, 10.0, 4, 0.0, False),  # this process alone
+        (10.0, 14.0, 10.0, 4, 0.1, False),  # 4 s of foreign work in 10 s on 4 cores: at the limit
+        (10.0, 15.0, 10.0, 4, 0.125, True),
+        (10.0, 9.0, 10.0, 4, 0.0, False),  # the kernel counts in ticks: never below nothing
+        (0.05, 0.07, 0.05, 4, None, None),  # two ticks, which may be nothing but rounding
+        (0.06, 0.1, 0.06, 4, 0.1667, True),
+        (0.0, 0.0, 0.0, 4, None, None),
     ],
 )
 def test_foreign_load(
-    monkeypatch: pytest.MonkeyPatch, busy: float, own: float, cores: int, share: float, contaminated: bool
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    wall: float,
+    busy: float,
+    own: float,
+    cores: int,
+    share: float | None,
+    contaminated: bool | None,
 ) -> None:
     import psutil
 
+    monkeypatch.undo()
     # idle, iowait and guest (which user time holds already) move too, and must not count
-    readings = iter([Times(0, 0, 0, 0, 0, 0), Times(busy - 1, 0.5, 0.5, 50, 7, 9)])
-    clock = Clock()
-    walls, owns = iter([100.0, 110.0]), iter([1.0, 1.0 + own])
+    readings = iter([Times(0, 0, 0, 0, 0, 0), Times(busy, 0, 0, 50, 7, 9)])
+    walls, owns = iter([100.0, 100.0 + wall]), iter([1.0, 1.0 + own])
     fake = SimpleNamespace(perf_counter=lambda: next(walls), process_time=lambda: next(owns))
     monkeypatch.setattr(psutil, "cpu_times", lambda: next(readings))
     monkeypatch.setattr("runner.timing.os.cpu_count", lambda: cores)
     monkeypatch.setattr(timing, "time", fake)
-    with timing._ForeignLoad() as foreign:
+    with timing._ForeignLoad() as load:
         pass
-    assert foreign.share == pytest.approx(share)
+    assert load.share == pytest.approx(share)
     # The same reading through `measure`.
     monkeypatch.setattr(timing, "time", clock)
-    monkeypatch.setattr(timing._ForeignLoad, "__enter__", lambda self: foreign)
-    monkeypatch.setattr(timing._ForeignLoad, "__exit__", lambda self, *_: None)
+    monkeypatch.setattr(timing._ForeignLoad, "__enter__", lambda self: self)
+    foreign(monkeypatch, load.share)
     timed = run(Predictor(clock))
     assert timed.cpu_share_foreign == pytest.approx(share)
     assert timed.contaminated is contaminated
+    assert len(timed.windows) == (4 if contaminated else 1)
 
 
-def test_an_unknown_load_is_null(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing._ForeignLoad, "_read", staticmethod(lambda: (0.0, 0.0, 0.0)))
+# --- windows ----------------------------------------------------------------------------------
+
+FIVE = {"windows": 5, "throughput_texts": 20}
+
+
+@pytest.mark.parametrize(
+    ("ms", "changes", "requests"),
+    [
+        (10, {}, 665),  # five times 133, the part of 662
+        (110, {}, 110),  # 12 s are up after five times 2.4 s
+        (1000, {}, 100),
+        (1, {}, 1000),
+        (1, {"max_requests": 10**6}, 2000),  # five times 0.4 s
+        (10, {"max_requests": 301}, 305),
+        (10, {"min_requests": 801}, 805),
+    ],
+)
+def test_the_blocks_together_reach_what_is_asked_for(
+    clock: Clock, ms: float, changes: dict[str, Any], requests: int
+) -> None:
+    timed = run(Predictor(clock, lambda call: ms), **FIVE, **changes)
+    assert len(timed.latency.samples_ms) == timed.latency.requests == requests
+    assert [window.requests for window in timed.windows] == [requests // 5] * 5
+    assert (timed.latency.p99_ms is None) is (requests < 662)
+
+
+def test_figures_are_pooled_over_the_windows_and_each_window_keeps_its_own(clock: Clock) -> None:
+    predictor = Predictor(clock)
+    per_block = 4 + 20 + 1 + 4 + 1 + 1  # warm-up and requests, then a warm-up and the batches of 1 and of 4
+    predictor.ms = lambda call: 10 * (1 + call // per_block)
+    timed = run(predictor, **FIVE, min_requests=100, max_requests=100)
+    assert len(predictor.calls) == 5 * per_block
+    assert timed.latency.samples_ms == tuple(float(10 * block) for block in range(1, 6) for _ in range(20))
+    assert (timed.latency.mean_ms, timed.latency.p50_ms) == (pytest.approx(30), pytest.approx(30))
+    assert [(w.number, w.block, w.mean_ms, w.p50_ms) for w in timed.windows] == [
+        (block, block, pytest.approx(10 * block), pytest.approx(10 * block)) for block in range(1, 6)
+    ]
+    assert [w.throughput[1].samples_per_s for w in timed.windows] == [
+        pytest.approx(100 / block) for block in range(1, 6)
+    ]
+    one, four = timed.throughput
+    assert (one.batch_size, one.samples, four.batch_size, four.samples) == (1, 20, 4, 20)
+    assert (one.seconds, four.seconds) == (pytest.approx(0.6), pytest.approx(0.6))  # 40 ms times 1 + 2 + 3 + 4 + 5
+    assert one.samples_per_s == pytest.approx(20 / 0.6)  # of all texts over all seconds: no mean of rates
+    read = [text for block in range(5) for text in predictor.calls[(block + 1) * per_block - 1]]
+    assert four.tokens_per_s == pytest.approx(sum(len(text.split()) for text in read) / 0.6)
+
+
+def test_each_block_reads_other_texts_as_far_as_there_are(clock: Clock) -> None:
+    predictor = Predictor(clock)
+    texts = [f"text {number}" for number in range(100)]
+    spec = msgspec.structs.replace(SPEC, windows=5, max_requests=100, throughput_texts=100, throughput_batch_sizes=(1,))
+    nobody = Leases(Path(), lambda event: None, asked=False)
+    measure(predictor, texts, spec, leases=nobody, cold=None, merged=False, emit=lambda event: None)
+    per_block = 4 + 20 + 1 + 20
+    blocks = [[call[0] for call in predictor.calls[n * per_block : (n + 1) * per_block]] for n in range(5)]
+    assert sorted(text for block in blocks for text in block[4:24]) == sorted(texts)
+    assert sorted(text for block in blocks for text in block[25:]) == sorted(texts)
+
+
+def test_within_a_window_nothing_but_predictions_takes_time(clock: Clock) -> None:
+    """Counting tokens and waiting for the lease take 1,000 s each here."""
+    host = Host(clock)
+    predictor = Predictor(clock)
+    predictor.predict = _checked(predictor.predict, lambda: host.open)  # type: ignore[method-assign]
+    predictor.token_counts = _checked(predictor.token_counts, lambda: not host.open)  # type: ignore[method-assign]
+    timed = run(predictor, leases=host, **FIVE)
+    assert all(window.seconds < 10 for window in timed.windows)
+    begun = [window.t for window in timed.windows]
+    assert np.diff(begun) == pytest.approx([2000 + window.seconds for window in timed.windows[:-1]])
+
+
+def _checked(function: Any, holds: Any) -> Any:
+    def checked(*arguments: Any) -> Any:
+        assert holds()
+        return function(*arguments)
+
+    return checked
+
+
+def test_a_disturbed_block_is_repeated_and_the_clean_window_counts(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign(monkeypatch, 0.02, 0.142, 0.03, 0.01)
+    host = Host(clock, (), (), ("it was throttled",), ())
+    predictor = Predictor(clock)
+    timed = run(predictor, leases=host, **FIVE, max_requests=100)
+    assert [(w.number, w.block, w.counted, w.contaminated) for w in timed.windows] == [
+        (1, 1, True, False),
+        (2, 2, False, True),
+        (3, 2, False, True),
+        (4, 2, True, False),
+        (5, 3, True, False),
+        (6, 4, True, False),
+        (7, 5, True, False),
+    ]
+    assert timed.windows[1].reasons == ("14 % of the machine's CPU time went to other work",)
+    assert timed.windows[2].reasons == ("it was throttled",)
+    assert (timed.latency.requests, timed.throughput[0].samples) == (100, 20)
+    assert (timed.cpu_share_foreign, timed.contaminated) == (0.02, False)
+    assert predictor.calls[31:62] == predictor.calls[62:93]  # the same texts again
+
+
+def test_a_block_that_never_is_clean_counts_at_its_least_disturbed(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign(monkeypatch, 0.5, 0.3, 0.2, 0.4, 0.05)
+    timed = run(Predictor(clock), leases=Host(clock, (), (), ("throttled",)), **FIVE)
+    assert [(w.block, w.counted, w.cpu_share_foreign) for w in timed.windows[:5]] == [
+        (1, False, 0.5),
+        (1, True, 0.3),  # one reason, where the window of 20 % has two
+        (1, False, 0.2),
+        (1, False, 0.4),
+        (2, True, 0.05),
+    ]
+    assert timed.windows[2].reasons == ("20 % of the machine's CPU time went to other work", "throttled")
+    assert len(timed.windows) == 8
+    assert (timed.cpu_share_foreign, timed.contaminated) == (0.3, True)
+
+
+def test_a_host_that_saw_nothing_vouches_for_a_window_too_short_to_tell(clock: Clock) -> None:
+    timed = run(Predictor(clock), leases=Host(clock))
+    assert (timed.cpu_share_foreign, timed.contaminated) == (None, False)
+
+
+def test_an_unknown_load_is_null(clock: Clock) -> None:
     timed = run(Predictor(clock))
     assert timed.cpu_share_foreign is None
     assert timed.contaminated is None
+    assert [(w.cpu_share_foreign, w.contaminated, w.counted) for w in timed.windows] == [(None, None, True)]
+
+
+@pytest.mark.parametrize(("largest", "sizes"), [(None, (1, 4, 8)), (8, (1, 4, 8)), (7, (1, 4)), (1, (1,))])
+def test_batches_that_do_not_fit_into_memory_are_left_out(
+    clock: Clock, largest: int | None, sizes: tuple[int, ...]
+) -> None:
+    assert _sizes_timed(clock, (1, 4, 8), largest) == sizes
+
+
+def test_where_none_fits_the_largest_that_does_is_timed(clock: Clock) -> None:
+    assert _sizes_timed(clock, (16, 32), 4) == (4,)
+
+
+def _sizes_timed(clock: Clock, sizes: tuple[int, ...], largest: int | None) -> tuple[int, ...]:
+    spec = msgspec.structs.replace(SPEC, throughput_batch_sizes=sizes)
+    nobody = Leases(Path(), lambda event: None, asked=False)
+    timed = measure(
+        Predictor(clock), TEXTS, spec, leases=nobody, cold=None, merged=False, emit=lambda event: None,
+        largest_batch=largest,
+    )  # fmt: skip
+    return tuple(throughput.batch_size for throughput in timed.throughput)
