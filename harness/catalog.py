@@ -248,6 +248,7 @@ class EvaluationOverrides(Overrides, frozen=True, kw_only=True):
     """Settings of EvaluationSpec to replace; None leaves what stands."""
 
     batch_size: Positive | None = None
+    windows: Positive | None = None
     warmup_requests: Count | None = None
     min_requests: Positive | None = None
     max_requests: Positive | None = None
