@@ -30,7 +30,7 @@ from harness.state import (
     RunOutcome,
     RunStarted,
 )
-from harness.store import AttemptPaths, RunFolder, writing
+from harness.store import AttemptPaths, FinishedCell, RunFolder, writing
 from runner.contract import (
     CellEvent,
     CellSpec,
@@ -124,13 +124,13 @@ class Engine:
             self._failed(failure.cell, failure, log=None)
         finished = self._folder.finished(spec.cell for spec in specs)
         for spec in specs:
-            result = finished.get(spec.cell)
-            if result is None:
+            found = finished.get(spec.cell)
+            if found is None:
                 needs = (estimates or {}).get(spec.cell, Estimate())
                 self._work[spec.cell] = _Work(spec, needs, (fallbacks or {}).get(spec.cell))
                 self._packer.add(spec.cell, spec.device, needs)
             else:
-                self._reused(spec.cell, result)
+                self._reused(spec.cell, found)
         await self._work_off()
 
     def stop(self, *, now: bool = False) -> None:
@@ -331,10 +331,9 @@ class Engine:
 
     # --- what is told ------------------------------------------------------------------------
 
-    def _reused(self, cell: str, result: Result) -> None:
+    def _reused(self, cell: str, done: FinishedCell) -> None:
         self._counts["reused"] += 1
-        seconds = sum(result.phases.values())
-        self._tell(CellFinished(cell=cell, summary=result.summary, seconds=seconds, reused=True))
+        self._tell(CellFinished(cell=cell, summary=done.summary, seconds=done.seconds, reused=True))
 
     def _failed(self, cell: str, failure: Failure, log: str | None, *, blameless: bool = False) -> None:
         interrupted = blameless or (self._stopping and failure.kind in STOPPED_KINDS)

@@ -139,7 +139,7 @@ class EventTail:
 
     def _start_again_if_other(self, found: os.stat_result) -> None:
         file_id = (found.st_dev, found.st_ino)
-        if self._file_id is not None and (file_id != self._file_id or found.st_size < self._offset):
+        if self._file_id not in (None, file_id) or found.st_size < self._offset:
             self._offset, self._chunk_bytes, self._within_long_line = 0, EVENT_CHUNK_BYTES, False
             self._was_replaced = True
         self._file_id = file_id

@@ -4,6 +4,7 @@ results/<run>/
   run.json                              what the run consists of: RunRecord
   journal.jsonl                         the run's own events, one JSON object a line
   leaderboard.json                      the ranking when the run last ended
+  calibration.json                      the noise floor of the machine, where it was calibrated
   cells/<cell>/attempt-001/             spec.json, events.jsonl, log.txt, and result.json or failure.json,
                                         predictions.parquet, adapter/
 Attempts are numbered and never overwritten. A cell is finished when one of its attempts holds `result.json`.
@@ -16,10 +17,12 @@ failure, never the run's.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
 import stat
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,21 +33,20 @@ from typing import Any, TypeVar
 import msgspec
 
 from harness.errors import InputError, SetupError, unknown
-from harness.predictions import true_labels_sha256
+from harness.record import RunRecord, extended
 from runner import __version__
 from runner.contract import (
     ADAPTER_FOLDER,
     CHECKPOINT_FOLDER,
     PREDICTIONS_FILE,
-    SCHEMA_VERSION,
     CellSpec,
     ContractError,
-    Device,
     Failure,
-    Method,
     Result,
+    Summary,
     encode,
     grant_file,
+    open_plain,
     read,
     slug,
     write_atomic,
@@ -56,43 +58,12 @@ CELLS_DOING = (
     errno.EACCES, errno.EPERM, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.ELOOP,
 )  # fmt: skip
 
+# What a later attempt goes on from -> what it must be.
+CARRIED = {CHECKPOINT_FOLDER: stat.S_ISDIR, ADAPTER_FOLDER: stat.S_ISDIR, PREDICTIONS_FILE: stat.S_ISREG}
+
 Left = TypeVar("Left", Result, Failure)
 
 _ATTEMPT = re.compile(r"attempt-(\d+)")
-
-
-class CellEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One cell of a run, as `run.json` lists it, and what its predictions are checked by: nothing of it is the cell's
-    own word."""
-
-    cell: str
-    identity: str
-    model: str
-    dataset: str
-    fingerprint: str
-    method: Method
-    seed: int
-    device: Device
-    label_names: tuple[str, ...] = ()  # () in runs from before this was kept
-    test_rows: int | None = None
-    test_labels_sha256: str | None = None  # None: also where the dataset could not be read
-
-    @property
-    def key(self) -> tuple[str, str, str, int, str]:
-        return (self.model, self.dataset, self.method, self.seed, self.device)
-
-
-class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`run.json`. `suites`: every suite run into this folder, oldest first. `unavailable`: cells whose model or
-    dataset could not be had when last asked for; their names lack the hash, as there are no settings to take it of."""
-
-    schema_version: int = SCHEMA_VERSION
-    name: str
-    created: float
-    version: str
-    suites: tuple[dict[str, Any], ...] = ()
-    cells: tuple[CellEntry, ...] = ()
-    unavailable: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,6 +160,15 @@ class AttemptPaths:
 
 
 @dataclass(frozen=True)
+class FinishedCell:
+    """What is told of a finished cell; its raw samples are not kept in memory."""
+
+    attempt: AttemptPaths
+    summary: Summary
+    seconds: float
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """One run on disk. Methods raise SetupError where the folder cannot be written."""
 
@@ -206,6 +186,10 @@ class RunFolder:
     def leaderboard(self) -> Path:
         return self.folder / "leaderboard.json"
 
+    @property
+    def calibration(self) -> Path:
+        return self.folder / "calibration.json"
+
     def cell(self, cell: str) -> Path:
         return self.folder / "cells" / cell
 
@@ -214,8 +198,14 @@ class RunFolder:
 
     def attempts(self, cell: str) -> list[AttemptPaths]:
         """By number; anything else that lies in the folder is left alone."""
-        numbered = ((_ATTEMPT.fullmatch(path.name), path) for path in self.cell(cell).glob("attempt-*"))
-        found = [AttemptPaths(folder=path, number=int(match[1])) for match, path in numbered if match]
+        folder = self.cell(cell)
+        try:
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        numbered = ((_ATTEMPT.fullmatch(name), name) for name in names)
+        found = [AttemptPaths(folder=folder / name, number=int(match[1])) for match, name in numbered if match]
         return sorted(found, key=lambda attempt: attempt.number)
 
     def new_attempt(self, cell: str) -> AttemptPaths:
@@ -227,6 +217,39 @@ class RunFolder:
     def finished_attempt(self, cell: str) -> AttemptPaths | None:
         """The last attempt with a result, whatever it may be worth; None while the cell is not finished."""
         return next((a for a in reversed(self.attempts(cell)) if os.path.lexists(a.result)), None)
+
+    def finished(self, cells: Iterable[str]) -> dict[str, FinishedCell]:
+        """Those of `cells` whose result can be read; one that is damaged is done again, its attempt stays."""
+        found: dict[str, FinishedCell] = {}
+        for cell in cells:
+            attempt = self.finished_attempt(cell)
+            if attempt is None:
+                continue
+            with suppress(ContractError):
+                result = attempt.read_left(attempt.result, Result, cell)
+                if result is not None:
+                    found[cell] = FinishedCell(attempt, result.summary, sum(result.phases.values()))
+        return found
+
+    def carry(self, cell: str, attempt: AttemptPaths) -> bool:
+        """Move into a new attempt what it can go on from: of each piece the newest that an earlier, unfinished attempt
+        has. Whether there was any. Killed within, it leaves pieces in two attempts, and the next call finds them.
+        Raises SetupError."""
+        earlier = [old for old in self.attempts(cell) if old.number < attempt.number]
+        unfinished = [old for old in reversed(earlier) if not os.path.lexists(old.result)]
+        carried = [name for name in CARRIED if any(_moved(old, attempt, name) for old in unfinished)]
+        return bool(carried)
+
+    def still_running(self, attempt: AttemptPaths) -> bool:
+        """Whether a living process writes this attempt's events: it holds their file's lock."""
+        try:
+            with open_plain(attempt.events, sys.maxsize) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except (ContractError, OSError):  # not there, or nothing that the runner made
+            return False
+        return False
 
     def result(self, cell: str) -> Result | None:
         """Raises ContractError."""
@@ -261,51 +284,24 @@ class RunFolder:
         record = RunRecord(name=name, created=time.time(), version=__version__)
         if self.record_path.exists():
             record = self.read_record()
-        cells = {entry.key: entry for entry in record.cells}
-        fingerprints = {entry.dataset: entry.fingerprint for entry in record.cells}
-        planned = _entries_of(specs)
-        for entry in planned:
-            if fingerprints.setdefault(entry.dataset, entry.fingerprint) != entry.fingerprint:
-                raise InputError(
-                    f"run '{name}' holds results on another version of '{entry.dataset}' (other rows or split sizes)",
-                    "give another --run name",
-                )
-            cells[entry.key] = entry
-        suites = record.suites if suite in record.suites else (*record.suites, suite)
-        still = (old for old in record.unavailable if not any(e.cell.startswith(f"{old.cell}--") for e in planned))
-        missing = {failure.cell: failure for failure in (*still, *unavailable)}
-        record = msgspec.structs.replace(
-            record,
-            suites=suites,
-            cells=tuple(cells.values()),
-            unavailable=tuple(missing.values()),
-        )
+        record = extended(record, suite, list(specs), unavailable)
         self.write_record(record)
         return record
 
 
-def _entries_of(specs: Iterable[CellSpec]) -> list[CellEntry]:
-    """Each dataset's labels are read once, however many cells it has."""
-    wanted = list(specs)
-    datasets = {spec.dataset.fingerprint: spec.dataset for spec in wanted}
-    labels = {fingerprint: true_labels_sha256(dataset) for fingerprint, dataset in datasets.items()}
-    return [_entry_of(spec, labels[spec.dataset.fingerprint]) for spec in wanted]
-
-
-def _entry_of(spec: CellSpec, labels_sha256: str | None) -> CellEntry:
-    return CellEntry(
-        cell=spec.cell,
-        identity=spec.identity,
-        model=spec.model.alias,
-        dataset=spec.dataset.name,
-        fingerprint=spec.dataset.fingerprint,
-        method=spec.method,
-        seed=spec.seed,
-        device=spec.device,
-        label_names=spec.dataset.label_names,
-        test_rows=spec.dataset.splits["test"].rows,
-        test_labels_sha256=labels_sha256,
-    )
+def _moved(old: AttemptPaths, new: AttemptPaths, name: str) -> bool:
+    """Whether this piece was there, is what it should be, and went over. Nothing is followed."""
+    old.open_up()
+    source = old.folder / name
+    try:
+        if not CARRIED[name](source.lstat().st_mode):
+            return False
+        source.rename(new.folder / name)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, *CELLS_DOING):
+            return False
+        raise storage_problem(error, new.folder) from error
+    return True
 
 
 def run_folder(results: Path, name: str) -> RunFolder:

@@ -16,7 +16,7 @@ def schema(name: str | None) -> int:
 
     from harness.board import json_schema
     from harness.state import AnyEvent
-    from harness.store import RunRecord
+    from harness.record import RunRecord
     from harness.suite import SuiteFile
     from runner.contract import json_schemas
 
