@@ -193,6 +193,13 @@ def test_a_file_that_was_cut_is_read_from_its_start(tmp_path: Path) -> None:
     assert told(tail) == ["c"]
 
 
+def test_a_file_that_is_shorter_than_where_to_begin(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(line("a"))
+    tail = EventTail(path, CellEvent, start_bytes=10_000)
+    assert told(tail)[-1:] == ["a"]
+
+
 def test_a_file_that_is_gone_may_come_back(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(line("a"))

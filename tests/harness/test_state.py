@@ -117,6 +117,7 @@ ENDED = LeaseEnded(cell="a", window=1, seconds=2.0, frozen=("b", "c"), reasons=(
         ),
         # a window whose end was not told, and an end of another's
         ([*WANTED, GRANTED, LeaseGranted(cell="b", window=1, frozen=("c",))], "running running frozen", "b"),
+        ([*WANTED, GRANTED, LeaseGranted(cell="b", window=1)], "running running running", "b"),
         ([*WANTED, GRANTED, LeaseEnded(cell="b", window=1, seconds=1.0)], "running frozen frozen", "a"),
         # a frozen cell is ended
         (

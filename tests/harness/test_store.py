@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from harness.errors import InputError, SetupError
-from harness.store import RunFolder, find_run, run_folder, storage_problem
+from harness.store import AttemptPaths, FinishedCell, RunFolder, find_run, run_folder, storage_problem
 from runner.contract import CellSpec, Failure, TrainingSpec, encode, write_atomic
+from runner.events import EventLog
 from tests.harness.builders import cell, prepared, result
 
 
@@ -54,6 +56,153 @@ def test_the_last_attempts_failure_counts(run: RunFolder) -> None:
     assert run.failure("c") is None
 
 
+def finish(run: RunFolder, spec: CellSpec) -> AttemptPaths:
+    attempt = run.new_attempt(spec.cell)
+    write_atomic(attempt.result, encode(result(spec)))
+    return attempt
+
+
+def test_the_finished_ones_of_many(run: RunFolder) -> None:
+    specs = [cell(seed=seed) for seed in range(5)]
+    names(run, *specs)
+    good, damaged, foreign, failed, _untouched = specs
+    finish(run, good)
+    last = finish(run, good)
+    run.new_attempt(good.cell)
+    finish(run, damaged).result.write_text("{")
+    write_atomic(run.new_attempt(foreign.cell).result, encode(result(good)))
+    write_atomic(run.new_attempt(failed.cell).failure, encode(Failure(cell="c", kind="model", message="m", hint="h")))
+    found = run.finished(spec.cell for spec in specs)
+    assert list(found) == [good.cell]
+    assert found[good.cell] == FinishedCell(last, result(good).summary, 0.0)
+
+
+# --- what a later attempt goes on from ----------------------------------------------------------
+
+
+def leave(attempt: AttemptPaths, mark: str, *pieces: str) -> None:
+    for name in pieces:
+        if name == "predictions":
+            attempt.predictions.write_text(mark)
+        else:
+            (attempt.folder / name).mkdir()
+            (attempt.folder / name / "file").write_text(mark)
+
+
+def marks(attempt: AttemptPaths) -> str:
+    """Of checkpoint, adapter and predictions; `-` for what is not there."""
+    paths = (attempt.checkpoint / "file", attempt.adapter / "file", attempt.predictions)
+    return " ".join(path.read_text() if path.exists() else "-" for path in paths)
+
+
+def attempts_with(run: RunFolder, *contents: str) -> AttemptPaths:
+    """Earlier attempts, each given as the pieces it left, and a new one."""
+    for number, pieces in enumerate(contents, start=1):
+        leave(run.new_attempt("c"), str(number), *pieces.split())
+    return run.new_attempt("c")
+
+
+@pytest.mark.parametrize(
+    ("contents", "carried"),
+    [
+        ([], "- - -"),
+        ([""], "- - -"),
+        (["checkpoint"], "1 - -"),
+        (["checkpoint adapter predictions"], "1 1 1"),
+        (["checkpoint adapter", "checkpoint"], "2 1 -"),
+        (["checkpoint adapter predictions", ""], "1 1 1"),
+        (["adapter predictions", "checkpoint"], "2 1 1"),  # killed after the first of three renames
+    ],
+)
+def test_of_each_piece_the_newest_goes_over(run: RunFolder, contents: list[str], carried: str) -> None:
+    new = attempts_with(run, *contents)
+    assert run.carry("c", new) == (carried != "- - -")
+    assert marks(new) == carried
+    assert not run.carry("c", run.attempts("c")[0])  # nothing comes before the first
+
+
+def test_what_was_carried_is_carried_on(run: RunFolder) -> None:
+    second = attempts_with(run, "checkpoint adapter predictions")
+    assert run.carry("c", second)
+    third = run.new_attempt("c")
+    assert run.carry("c", third)
+    assert [marks(attempt) for attempt in run.attempts("c")] == ["- - -", "- - -", "1 1 1"]
+
+
+@pytest.mark.parametrize("kill_at", range(4))
+def test_a_host_that_is_killed_between_the_moves(run: RunFolder, kill_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    second = attempts_with(run, "checkpoint adapter predictions")
+    moves = 0
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        nonlocal moves
+        if moves == kill_at:
+            raise KeyboardInterrupt
+        moves += 1
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        run.carry("c", second)
+    third = run.new_attempt("c")
+    assert run.carry("c", third)
+    assert marks(third) == "1 1 1"
+
+
+def test_a_finished_attempt_keeps_what_is_its_own(run: RunFolder) -> None:
+    new = attempts_with(run, "checkpoint adapter predictions")
+    (first, _) = run.attempts("c")
+    first.result.symlink_to("nowhere")  # whatever it may be worth
+    assert not run.carry("c", new)
+    assert marks(first) == "1 1 1"
+
+
+def test_links_and_wrong_kinds_are_left(run: RunFolder, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("secret")
+    first, second = run.new_attempt("c"), run.new_attempt("c")
+    leave(first, "1", "adapter")
+    second.checkpoint.symlink_to(outside)
+    second.adapter.write_text("a file")
+    second.predictions.mkdir()
+    new = run.new_attempt("c")
+    assert run.carry("c", new)
+    assert marks(new) == "- 1 -"
+    assert second.checkpoint.is_symlink()
+    assert (outside / "file").read_text() == "secret"
+
+
+def test_what_cannot_be_moved_is_left(run: RunFolder) -> None:
+    new = attempts_with(run, "checkpoint adapter")
+    leave(new, "new", "checkpoint")
+    assert run.carry("c", new)
+    assert marks(new) == "new 1 -"
+
+
+# --- whether an attempt still runs --------------------------------------------------------------
+
+
+def test_an_attempt_runs_while_its_events_are_locked(run: RunFolder) -> None:
+    attempt = run.new_attempt("c")
+    assert not run.still_running(attempt)
+    with EventLog(attempt.events, "c"):
+        assert run.still_running(attempt)
+        assert run.still_running(attempt)
+    assert not run.still_running(attempt)
+
+
+def test_what_is_no_file_of_events_does_not_run(run: RunFolder) -> None:
+    attempt = run.new_attempt("c")
+    os.mkfifo(attempt.events)
+    assert not run.still_running(attempt)
+    attempt.events.unlink()
+    with EventLog(attempt.folder / "elsewhere", "c"):
+        attempt.events.symlink_to("elsewhere")
+        assert not run.still_running(attempt)
+
+
 # --- the record -------------------------------------------------------------------------------
 
 
@@ -87,6 +236,7 @@ def test_what_could_not_be_had_is_kept_until_it_can(run: RunFolder) -> None:
     assert run.read_record().unavailable == (later, other)
     had = cell("BERT-tiny", method="lora")
     assert had.cell.startswith(f"{tiny.cell}--")
+    assert run.extend("run", {}, [cell("BERT-tiny", method="lora", seed=100)]).unavailable == (later, other)
     assert run.extend("run", {}, [had]).unavailable == (other,)
     assert run.read_record().unavailable == (other,)
 
