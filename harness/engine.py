@@ -92,7 +92,7 @@ class Engine:
         self._gpu_memory = gpu_memory
         self._lease = Lease(load, self._tell, self._refuse)
         self._closed = False  # nothing starts while a window is open
-        self._starting = 0
+        self._starting: set[str] = set()  # placed, and not yet running
         self._work: dict[str, _Work] = {}
         self._running: dict[str, Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -170,6 +170,7 @@ class Engine:
                     self._is_told_to_wait = True
                     self._tell(Notice(message="no cell fits: something else uses the GPU's memory; waiting for it"))
                 return
+            self._starting.add(placed.cell)
             task = asyncio.create_task(self._run_cell(self._work[placed.cell], placed.slot))
             self._tasks.add(task)
             task.add_done_callback(self._has_ended)
@@ -201,6 +202,7 @@ class Engine:
             if not self._stopping:
                 await self._try(work, slot)
         finally:
+            self._starting.discard(work.spec.cell)
             self._packer.release(work.spec.cell)
 
     async def _try(self, work: _Work, slot: Slot) -> None:
@@ -245,12 +247,9 @@ class Engine:
 
     async def _carry_out(self, spec: CellSpec, attempt: AttemptPaths) -> Result | Failure:
         """Start the attempt and see it to its end."""
-        self._starting += 1
-        try:
-            handle = await self._executor.start(attempt, spec)
-            one = self._running[spec.cell] = Running(spec, attempt, handle)
-        finally:
-            self._starting -= 1
+        handle = await self._executor.start(attempt, spec)
+        one = self._running[spec.cell] = Running(spec, attempt, handle)
+        self._starting.discard(spec.cell)
         if self._stopping:  # while it was being started
             self._stops.add(asyncio.ensure_future(handle.stop(STOP_GRACE_S)))
         try:

@@ -4,39 +4,69 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from harness import engine as engines
+from harness import lease as leases
 from harness.engine import Engine
 from harness.errors import ExecutorError, SetupError
 from harness.executors import Exit, Handle
-from harness.journal import EventTail
-from harness.state import CellFailed, CellFinished, CellStarted, Notice, PlannedCell, RunFinished, RunStarted, RunState
+from harness.failures import POLICIES, Policy
+from harness.journal import EventTail, Journal
+from harness.packing import Packer
+from harness.resolve import plan_of
+from harness.state import (
+    CellFailed,
+    CellFinished,
+    CellRetried,
+    CellStarted,
+    LeaseEnded,
+    LeaseGranted,
+    Notice,
+    PlannedCell,
+    RunFinished,
+    RunStarted,
+    RunState,
+)
 from harness.store import AttemptPaths, RunFolder
 from runner.contract import (
+    FROZEN_FILE,
+    PHASES,
     CellSpec,
     Event,
     Failure,
     FailureKind,
-    LeaseReleased,
+    LeaseWanted,
     Limits,
+    Phase,
     PhaseStarted,
+    TrainingSpec,
+    Verdict,
     Warned,
     encode,
     read,
     write_atomic,
 )
 from tests.harness.builders import cell, planned, result
-from tests.harness.theatre import Attempt, Play, Theatre, until_stopped
+from tests.harness.theatre import Attempt, Play, PlayedHandle, StillHost, Theatre, until_stopped
 
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "POLL_S", 0.005)
+    monkeypatch.setattr(engines, "HOLDER_POLL_S", 0.005)
+    monkeypatch.setattr(engines, "BREATH_S", 0.0)
+    monkeypatch.setattr(engines, "AGAIN_S", 0.05)
+    for kind, policy in POLICIES.items():
+        monkeypatch.setitem(POLICIES, kind, dataclasses.replace(policy, delay_s=policy.delay_s and 0.001))
 
 
 @pytest.fixture
@@ -52,6 +82,11 @@ class Told:
         self.events: list[Event] = []
         self.state = RunState()
         self.then: Callable[[Event], None] = lambda event: None
+        self.engine: Engine
+        self.journal: Journal
+
+    def keep(self, event: Event) -> Event:
+        return self.journal.append(event)
 
     def __call__(self, event: Event) -> None:
         self.events.append(event)
@@ -70,17 +105,30 @@ def play(
     told: Told | None = None,
     unavailable: Sequence[tuple[PlannedCell, Failure]] = (),
     seconds: float | dict[str, float] | None = None,
+    host: StillHost | None = None,
+    **changes: Any,
 ) -> RunFinished:
+    """`changes`: of every cell's specification."""
     told = told or Told()
+    journal = Journal(folder.journal)
+    told.journal = journal
 
     async def work() -> RunFinished:
-        engine = Engine(folder, executor, jobs=jobs, watch=told)
-        told.engine = engine  # type: ignore[attr-defined]
+        packer = Packer(executor.capacity, jobs, memory_mb=None)
+        engine = Engine(folder, executor, packer, host or StillHost(), tell=told.keep, watch=told)
+        told.engine = engine
         limits = seconds if isinstance(seconds, dict) else dict.fromkeys(models, seconds)
-        specs = [cell(model, limits=Limits(seconds=limits.get(model))) for model in models]
-        return await asyncio.wait_for(engine.run("suite", specs, unavailable), 20)
+        specs = [cell(model, **({"limits": Limits(seconds=limits.get(model))} | changes)) for model in models]
+        plans = (*map(plan_of, specs), *(plan for plan, _ in unavailable))
+        start = RunStarted(run="run", suite="suite", folder=str(folder.folder), jobs=jobs, cells=plans)
+        running = engine.run(start, specs, unavailable=[failure for _, failure in unavailable])
+        await asyncio.wait_for(running, 20)
+        return engine.finished()
 
-    return asyncio.run(work())
+    try:
+        return asyncio.run(work())
+    finally:
+        journal.close()
 
 
 def counts(finished: RunFinished) -> tuple[str, int, int, int, int, int]:
@@ -95,10 +143,10 @@ def test_success(folder: RunFolder) -> None:
     finished = play(folder, Theatre(), "a", "b", told=told)
     assert counts(finished) == ("finished", 0, 2, 0, 0, 0)
     assert [type(event) for event in told.events] == [
-        RunStarted, *[CellStarted, CellFinished] * 2, RunFinished,
+        RunStarted, *[CellStarted, CellFinished] * 2,
     ]  # fmt: skip
-    assert read(folder.attempts(cell("a").cell)[0].spec, CellSpec) == cell("a")
-    journal = EventTail(folder.journal, RunStarted | CellStarted | CellFinished | RunFinished).read()
+    assert read(folder.attempts(cell("a").cell)[0].spec, CellSpec) == cell("a", cores=(0, 1), threads=2)
+    journal = EventTail(folder.journal, RunStarted | CellStarted | CellFinished).read()
     assert journal == told.events
 
 
@@ -152,7 +200,7 @@ def test_failure(folder: RunFolder, what: Play, kind: str, words: str) -> None:
     assert words in failed.message
     assert failed.hint
     assert failed.log is not None
-    assert Path(failed.log).parent == folder.attempts(cell("bad").cell)[0].folder
+    assert Path(failed.log).parent == folder.attempts(cell("bad").cell)[-1].folder
 
 
 def test_a_failure_nobody_reported_is_written_down(folder: RunFolder) -> None:
@@ -181,7 +229,7 @@ def test_events_pass_and_garbage_does_not(folder: RunFolder) -> None:
 
     told = Told()
     assert play(folder, Theatre(a=noisy), "a", told=told).outcome == "finished"
-    assert [type(event) for event in told.events[2:]] == [Warned, CellFinished, RunFinished]
+    assert [type(event) for event in told.events[2:]] == [Warned, CellFinished]
 
 
 def test_unavailable_cells_count_as_failed(folder: RunFolder) -> None:
@@ -203,7 +251,7 @@ def test_finished_cells_are_reused(folder: RunFolder) -> None:
     assert [len(folder.attempts(cell(name).cell)) for name in ("a", "b")] == [1, 2]
     reused = told.of(CellFinished)[0]
     assert isinstance(reused, CellFinished)
-    assert (reused.reused, reused.seconds) == (True, 7.0)
+    assert reused.reused
 
 
 def test_a_damaged_result_is_done_again_and_kept(folder: RunFolder) -> None:
@@ -239,51 +287,135 @@ class Stage:
         if self.measuring and (len(self.measuring) > 1 or self.working):
             self.disturbed.append(f"{self.measuring} beside {self.working}")
 
-    def cell(self, work_s: float) -> Play:
+    def cell(self, work_s: float, windows: int = 1) -> Play:
         async def play(attempt: Attempt) -> Exit:
             name = attempt.spec.model.alias
-            with self.during(self.working, name):
-                await asyncio.sleep(work_s)
-            await attempt.lease()
-            self.order.append(name)
-            with self.during(self.measuring, name):
-                await asyncio.sleep(0.03)
-            attempt.events.emit(LeaseReleased())
+            watcher = asyncio.ensure_future(self._watch(attempt, name))
+            await attempt.work(work_s)
+            watcher.cancel()
+            for window in range(1, windows + 1):
+                await attempt.lease(window)
+                self.order.append(name)
+                with self.during(self.measuring, name):
+                    await asyncio.sleep(0.03)
+                await attempt.release(window)
             return attempt.succeed()
 
         return play
+
+    async def _watch(self, attempt: Attempt, name: str) -> None:
+        """Whether it works while another measures."""
+        while True:
+            if attempt.at_work and self.measuring:
+                self.disturbed.append(f"{self.measuring} beside {name}")
+            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_measuring_has_the_machine_to_itself(folder: RunFolder, jobs: int) -> None:
     stage = Stage()
     names = ("a", "b", "c", "d", "e")
-    theatre = Theatre(**{name: stage.cell(0.01 * (i % 3)) for i, name in enumerate(names)})
+    theatre = Theatre(**{name: stage.cell(0.01 * (i % 3), windows=2) for i, name in enumerate(names)})
     assert play(folder, theatre, *names, jobs=jobs).outcome == "finished"
     assert stage.disturbed == []
-    assert sorted(stage.order) == list(names)
+    assert sorted(stage.order) == sorted(names * 2)
 
 
-def test_nothing_starts_while_a_lease_is_wanted(folder: RunFolder) -> None:
-    async def quick(attempt: Attempt) -> Exit:  # its end frees a place while `a` waits for `b`
-        await asyncio.sleep(0.05)
+def test_neighbours_stand_still_and_go_on(folder: RunFolder) -> None:
+    stage, told = Stage(), Told()
+    theatre = Theatre(a=stage.cell(0.0), b=stage.cell(0.2))
+    assert play(folder, theatre, "a", "b", jobs=2, told=told).outcome == "finished"
+    granted, ended = told.of(LeaseGranted)[0], told.of(LeaseEnded)[0]
+    assert isinstance(granted, LeaseGranted)
+    assert isinstance(ended, LeaseEnded)
+    assert (granted.cell, granted.frozen) == (cell("a").cell, (cell("b").cell,))
+    assert (ended.window, ended.reasons, ended.frozen) == (1, (), granted.frozen)
+    frozen_s = msgspec.json.decode((folder.attempts(cell("b").cell)[0].folder / FROZEN_FILE).read_bytes())
+    assert frozen_s >= ended.seconds
+
+
+def test_windows_of_different_cells_alternate(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "BREATH_S", 0.05)
+    stage = Stage()
+    theatre = Theatre(a=stage.cell(0.0, windows=3), b=stage.cell(0.0, windows=3))
+    assert play(folder, theatre, "a", "b", jobs=2).outcome == "finished"
+    assert stage.order in (["a", "b"] * 3, ["b", "a"] * 3)
+
+
+def test_nothing_starts_while_a_window_is_open(folder: RunFolder) -> None:
+    async def quick(attempt: Attempt) -> Exit:  # its end frees a place while `a` measures
+        await asyncio.sleep(0.1)
         return attempt.succeed()
 
-    stage, told = Stage(), Told()
-    theatre = Theatre(a=stage.cell(0.0), b=stage.cell(0.15), quick=quick, late=quick)
-    assert play(folder, theatre, "a", "b", "quick", "late", jobs=3, told=told).outcome == "finished"
-    ended = [event.cell.partition("--")[0] for event in told.events if isinstance(event, CellFinished)]
-    assert ended[0] == "quick"
-    released = [i for i, event in enumerate(told.events) if isinstance(event, LeaseReleased)]
-    late = next(i for i, e in enumerate(told.events) if isinstance(e, CellStarted) and e.cell.startswith("late"))
-    assert len(released) == 2
-    assert late > released[-1]
-
-
-def test_a_cell_that_dies_with_the_lease_gives_it_back(folder: RunFolder) -> None:
-    async def die(attempt: Attempt) -> Exit:
+    async def measure(attempt: Attempt) -> Exit:
         await attempt.lease()
-        return Exit(code=None, signal=signal.SIGKILL)
+        await asyncio.sleep(0.3)
+        await attempt.release()
+        return attempt.succeed()
+
+    told = Told()
+    theatre = Theatre(a=measure, quick=quick)
+    assert play(folder, theatre, "a", "quick", "late", jobs=2, told=told).outcome == "finished"
+    kinds = [type(e) for e in told.events if e.cell.startswith("late") or isinstance(e, LeaseGranted | LeaseEnded)]
+    assert kinds == [LeaseGranted, LeaseEnded, CellStarted, CellFinished]
+
+
+def test_what_the_host_saw_is_told(folder: RunFolder) -> None:
+    heard: list[Verdict] = []
+
+    async def measure(attempt: Attempt) -> Exit:
+        await attempt.lease()
+        heard.append(await attempt.release())
+        return attempt.succeed()
+
+    host, told = StillHost(), Told()
+    host.reasons = ("the processor was throttled",)
+    play(folder, Theatre(a=measure), "a", host=host, told=told)
+    assert heard == [Verdict(reasons=("the processor was throttled",))]
+    (ended,) = told.of(LeaseEnded)
+    assert isinstance(ended, LeaseEnded)
+    assert ended.reasons == heard[0].reasons
+
+
+def test_a_neighbour_that_cannot_be_frozen_contaminates(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no(self: PlayedHandle) -> bool:
+        return False
+
+    monkeypatch.setattr(PlayedHandle, "freeze", no)
+    told, stage = Told(), Stage()
+    play(folder, Theatre(a=stage.cell(0.0), b=stage.cell(0.2)), "a", "b", jobs=2, told=told)
+    first = told.of(LeaseEnded)[0]
+    assert isinstance(first, LeaseEnded)
+    assert first.reasons == (f"{cell('b').cell} could not be frozen",)
+
+
+def test_a_holder_that_hangs_loses_the_lease(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "longest_window_s", lambda spec: 0.05)
+
+    async def hang(attempt: Attempt) -> Exit:
+        await attempt.lease()
+        await asyncio.sleep(0.5)
+        return attempt.succeed()
+
+    told, stage = Told(), Stage()
+    finished = play(folder, Theatre(a=hang, b=stage.cell(0.1)), "a", "b", jobs=2, told=told)
+    assert finished.outcome == "finished"
+    first = told.of(LeaseEnded)[0]
+    assert isinstance(first, LeaseEnded)
+    assert "lasted longer than" in first.reasons[0]
+    order = [event.cell.partition("--")[0] for event in told.of(CellFinished)]
+    assert order == ["b", "a"], "b went on although a never gave it back"
+
+
+@pytest.mark.parametrize("at", ["waiting", "holding"])
+def test_a_cell_that_dies_with_the_lease_gives_it_back(folder: RunFolder, at: str) -> None:
+    async def die(attempt: Attempt) -> Exit:
+        if at == "holding":
+            await attempt.lease()
+        else:
+            attempt.events.emit(LeaseWanted())
+            await asyncio.sleep(0.03)
+        return Exit(code=1)
 
     stage = Stage()
     finished = play(folder, Theatre(a=die, b=stage.cell(0.0)), "a", "b", jobs=2)
@@ -331,13 +463,31 @@ def test_a_result_that_was_written_in_time_to_be_read_counts(folder: RunFolder) 
     assert play(folder, Theatre(slow=finish), "slow", seconds=0.05).outcome == "finished"
 
 
-def test_waiting_for_the_lease_does_not_count(folder: RunFolder) -> None:
+def test_waiting_for_the_lease_and_standing_still_do_not_count(folder: RunFolder) -> None:
+    async def long_window(attempt: Attempt) -> Exit:
+        await attempt.lease()
+        await asyncio.sleep(0.6)
+        await attempt.release()
+        return attempt.succeed()
+
     stage = Stage()
-    theatre = Theatre(working=stage.cell(0.4), waiting=stage.cell(0.0))
-    finished = play(folder, theatre, "working", "waiting", jobs=2, seconds={"waiting": 0.2})
+    theatre = Theatre(long=long_window, waiting=stage.cell(0.0), frozen=stage.cell(0.15))
+    finished = play(folder, theatre, "long", "waiting", "frozen", jobs=3, seconds={"waiting": 0.4, "frozen": 0.5})
     assert finished.outcome == "finished"
-    assert stage.order[0] == "waiting", "it asked first, and had to wait for longer than it may take"
-    assert theatre.handles["waiting"].graces == []
+    assert theatre.handles["waiting"].graces == theatre.handles["frozen"].graces == []
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_each_phase_can_have_a_limit(folder: RunFolder, phase: Phase) -> None:
+    async def hang(attempt: Attempt) -> Exit:
+        attempt.events.emit(PhaseStarted(phase=phase))
+        return await until_stopped(attempt)
+
+    play(folder, Theatre(a=hang), "a", limits=Limits(phase_seconds={phase: 0.05}))
+    failure = folder.failure(cell("a").cell)
+    assert failure is not None
+    assert (failure.kind, failure.phase) == ("timeout", phase)
+    assert f"'{phase}' took longer than its 0.05 s" in failure.message
 
 
 def test_work_with_the_lease_counts(folder: RunFolder) -> None:
@@ -359,7 +509,7 @@ def test_stop_interrupts_and_keeps_what_is_finished(folder: RunFolder) -> None:
 
     def stop_second(event: Event) -> None:
         if isinstance(event, CellStarted) and event.cell == cell("b").cell:
-            asyncio.get_running_loop().call_later(0.02, told.engine.stop)  # type: ignore[attr-defined]
+            asyncio.get_running_loop().call_later(0.02, told.engine.stop)
 
     told.then = stop_second
     theatre = Theatre(b=until_stopped)
@@ -385,17 +535,11 @@ def test_a_second_stop_does_not_wait(folder: RunFolder) -> None:
     def stop_twice(event: Event) -> None:
         if isinstance(event, CellStarted):
             for delay in (0.02, 0.04):
-                asyncio.get_running_loop().call_later(delay, told.engine.stop)  # type: ignore[attr-defined]
+                asyncio.get_running_loop().call_later(delay, told.engine.stop)
 
     told.then = stop_twice
     assert play(folder, theatre, "a", told=told).outcome == "interrupted"
     assert theatre.handles["a"].graces[:2] == [engines.STOP_GRACE_S, 0.0]
-
-
-def test_a_signal_stops(folder: RunFolder) -> None:
-    told = Told()
-    told.then = lambda event: signal.raise_signal(signal.SIGTERM) if isinstance(event, CellStarted) else None
-    assert play(folder, Theatre(a=until_stopped), "a", told=told).exit_code == 130
 
 
 def test_a_cell_that_is_starting_is_stopped_too(folder: RunFolder) -> None:
@@ -403,7 +547,7 @@ def test_a_cell_that_is_starting_is_stopped_too(folder: RunFolder) -> None:
 
     class Slow(Theatre):
         async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Handle:
-            told.engine.stop()  # type: ignore[attr-defined]
+            told.engine.stop()
             await asyncio.sleep(0)
             return await super().start(attempt, spec)
 
@@ -433,10 +577,13 @@ class Lost(Theatre):
 @pytest.mark.parametrize(
     ("kind", "interrupted"), [("engine_gone", True), ("image_missing", True), ("environment", False)]
 )
-def test_an_executor_that_is_lost(folder: RunFolder, kind: FailureKind, at: str, interrupted: bool) -> None:
+def test_an_executor_that_is_lost(
+    folder: RunFolder, kind: FailureKind, at: str, interrupted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def lose(attempt: Attempt) -> Exit:
         raise theatre.error()
 
+    monkeypatch.setitem(POLICIES, "engine_gone", Policy("never", ""))
     told, theatre = Told(), Lost(kind, at, lost=lose)
     with pytest.raises(ExecutorError, match="the engine is gone"):
         play(folder, theatre, "good", "lost", "later", told=told)
@@ -446,9 +593,8 @@ def test_an_executor_that_is_lost(folder: RunFolder, kind: FailureKind, at: str,
     (failed,) = told.of(CellFailed)
     assert isinstance(failed, CellFailed)
     assert (failed.kind, failed.interrupted) == (kind, interrupted)
-    last = told.events[-1]
-    assert isinstance(last, RunFinished)
-    assert (last.outcome, last.exit_code, last.done) == ("broken", 3, 1)
+    last = told.engine.finished(theatre.error())
+    assert (last.outcome, last.exit_code, last.done, last.message) == ("broken", 3, 1, "the engine is gone")
     assert folder.attempts(cell("later").cell) == []
     again = play(folder, Theatre(), "good", "lost", "later")
     assert counts(again) == ("finished", 0, 2, 1, 0, 0), "it goes on where it was broken off"
@@ -470,15 +616,11 @@ def test_an_executor_that_cannot_start_ends_the_run(folder: RunFolder) -> None:
         play(folder, theatre, "a", "broken", "c", jobs=2, told=told)
     assert theatre.handles["a"].attempt.stopped.is_set()
     assert "c" not in theatre.handles
-    last = told.events[-1]
-    assert isinstance(last, RunFinished)
-    assert (last.outcome, last.exit_code, last.left) == ("broken", 3, 3)
+    assert told.engine.finished().left == 3
     assert read(folder.attempts(cell("a").cell)[0].failure, Failure).kind == "killed"
 
 
-def test_a_journal_that_takes_no_more_still_ends_with_run_finished(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_journal_that_takes_no_more_ends_the_run(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told()
 
     def fill_the_disk(event: Event) -> None:
@@ -487,14 +629,11 @@ def test_a_journal_that_takes_no_more_still_ends_with_run_finished(
             def refuse(_event: Event) -> Event:
                 raise SetupError("the disk is full", "free some space")
 
-            monkeypatch.setattr(told.engine._journal, "append", refuse)  # type: ignore[attr-defined]
+            monkeypatch.setattr(told.journal, "append", refuse)
 
     told.then = fill_the_disk
     with pytest.raises(SetupError, match="the disk is full"):
         play(folder, Theatre(), "a", "b", told=told)
-    last = told.events[-1]
-    assert isinstance(last, RunFinished)
-    assert last.exit_code == 3
 
 
 def test_a_display_that_breaks_leaves_no_cell_behind(folder: RunFolder) -> None:
@@ -512,3 +651,113 @@ def test_a_display_that_breaks_leaves_no_cell_behind(folder: RunFolder) -> None:
     with pytest.raises(BrokenPipeError):
         play(folder, theatre, "a", "b", jobs=2, told=told)
     assert all(handle.attempt.stopped.is_set() for handle in theatre.handles.values())
+
+
+# --- trying again -----------------------------------------------------------------------------
+
+
+def flaky(kind: FailureKind, failures: int, phase: Phase | None = None) -> tuple[Play, list[CellSpec]]:
+    """Fails so often, then succeeds; and the specifications it was given."""
+    specs: list[CellSpec] = []
+
+    async def play(attempt: Attempt) -> Exit:
+        specs.append(attempt.spec)
+        if len(specs) > failures:
+            return attempt.succeed()
+        failure = Failure(cell=attempt.spec.cell, kind=kind, message="why", hint="how", phase=phase)
+        write_atomic(attempt.paths.failure, encode(failure))
+        return Exit(code=1)
+
+    return play, specs
+
+
+def test_out_of_memory_halves_the_batch_three_times(folder: RunFolder) -> None:
+    once, specs = flaky("out_of_memory", 3, "train")
+    told = Told()
+    training = TrainingSpec(batch_size=16, accumulation=4)
+    assert play(folder, Theatre(a=once), "a", told=told, training=training, method="lora").outcome == "finished"
+    given = [(spec.fallback.batch_size, spec.fallback.accumulation) for spec in specs if spec.fallback]
+    assert given == [(8, 8), (4, 16), (2, 32)]
+    assert [event.attempt for event in told.of(CellRetried) if isinstance(event, CellRetried)] == [1, 2, 3]
+    assert len({spec.identity for spec in specs}) == 1, "it is the same cell"
+    assert len(folder.attempts(specs[0].cell)) == 4
+
+
+def test_out_of_memory_four_times_fails(folder: RunFolder) -> None:
+    always, specs = flaky("out_of_memory", 9, "train")
+    finished = play(folder, Theatre(a=always), "a", method="lora")
+    assert (counts(finished), len(specs)) == (("failed", 1, 0, 0, 1, 0), 4)
+
+
+@pytest.mark.parametrize("kind", sorted({k for k, p in POLICIES.items() if p.how == "never"} - {"interrupted"}))
+def test_what_would_fail_again_is_not_tried_again(folder: RunFolder, kind: FailureKind) -> None:
+    always, specs = flaky(kind, 9)
+    assert play(folder, Theatre(a=always), "a").failed == 1
+    assert len(specs) == 1
+
+
+@pytest.mark.parametrize("kind", sorted(k for k, p in POLICIES.items() if p.how == "backoff"))
+def test_trouble_from_outside_is_tried_again_later(
+    folder: RunFolder, kind: FailureKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = POLICIES[kind]
+    monkeypatch.setitem(POLICIES, kind, Policy("backoff", policy.why, policy.retries, delay_s=0.001))
+    once, specs = flaky(kind, policy.retries)
+    told = Told()
+    assert play(folder, Theatre(a=once), "a", told=told).outcome == "finished"
+    delays = [event.delay_s for event in told.of(CellRetried) if isinstance(event, CellRetried)]
+    assert delays == [0.001 * 2**n for n in range(policy.retries)]
+    assert len(specs) == policy.retries + 1
+
+
+def test_a_cell_that_rests_holds_no_slot(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(POLICIES, "killed", Policy("backoff", "", 1, delay_s=0.2))
+    once, _ = flaky("killed", 1)
+    told = Told()
+    assert play(folder, Theatre(a=once), "a", "b", told=told).outcome == "finished"
+    ended = [event.cell.partition("--")[0] for event in told.of(CellFinished)]
+    assert ended == ["b", "a"]
+
+
+def test_an_executor_that_comes_back(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(POLICIES, "engine_gone", Policy("backoff", "", 3, delay_s=0.01))
+    starts: list[str] = []
+
+    class Back(Theatre):
+        async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Handle:
+            starts.append(spec.model.alias)
+            if starts.count(spec.model.alias) < 3:
+                raise ExecutorError("engine_gone", "gone", "start it")
+            return await super().start(attempt, spec)
+
+    assert counts(play(folder, Back(), "a", "b")) == ("finished", 0, 2, 0, 0, 0)
+
+
+def test_a_stop_does_not_wait_for_a_resting_cell(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(POLICIES, "killed", Policy("backoff", "", 1, delay_s=60))
+    once, _ = flaky("killed", 1)
+    told = Told()
+    told.then = lambda event: told.engine.stop() if isinstance(event, CellRetried) else None
+    assert counts(play(folder, Theatre(a=once), "a", told=told)) == ("interrupted", 130, 0, 0, 0, 1)
+
+
+# --- clocks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump_s", [-86400.0, 86400.0])
+def test_a_clock_that_jumps_changes_no_duration(
+    folder: RunFolder, jump_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true, told = time.time, Told()
+
+    def jump(event: Event) -> None:
+        if isinstance(event, CellStarted):
+            monkeypatch.setattr(time, "time", lambda: true() + jump_s)
+
+    told.then = jump
+    finished = play(folder, Theatre(a=Stage().cell(0.05)), "a", told=told, seconds=60)
+    (done,) = told.of(CellFinished)
+    assert isinstance(done, CellFinished)
+    assert 0 < done.seconds < 60
+    assert 0 < finished.seconds < 60
+    assert finished.outcome == "finished"

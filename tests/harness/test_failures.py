@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import msgspec
 import pytest
 
 from harness.executors import Exit
-from harness.failures import HINTS, conclude, unreported
+from harness.failures import HINTS, POLICIES, conclude, next_step, smaller_batch, unreported
 from harness.store import AttemptPaths
-from runner.contract import Failure, FailureKind, Phase, Result, encode, read
+from runner.contract import (
+    CellSpec,
+    Failure,
+    FailureKind,
+    Fallback,
+    Phase,
+    Result,
+    TrainingSpec,
+    encode,
+    read,
+)
 from tests.harness.builders import cell, result
 
 
@@ -98,3 +110,71 @@ def test_a_result_reads_as_a_result(attempt: AttemptPaths) -> None:
     attempt.result.write_bytes(encode(result(cell())))
     assert isinstance(conclude(cell().cell, attempt, Exit(code=0), None), Result)
     assert not attempt.failure.exists()
+
+
+# --- what follows -----------------------------------------------------------------------------
+
+
+def test_every_class_has_a_policy_and_the_documentation_shows_it() -> None:
+    assert set(POLICIES) == set(get_args(FailureKind))
+    lines = re.findall(r"^\| (`\w+`.*) \|$", Path("docs/failures.md").read_text(), re.M)
+    rows = [[part.strip() for part in line.split("|")] for line in lines]
+    assert [row[0].strip("`") for row in rows] == list(POLICIES)
+    for (_, _, again, after, why), policy in zip(rows, POLICIES.values(), strict=True):
+        assert why == policy.why
+        assert after == (f"{policy.delay_s:g} s" if policy.delay_s else "")
+        assert again.startswith(f"{policy.retries} times" if policy.retries else ("next time", "no"))
+
+
+def failed(kind: FailureKind, phase: Phase | None = None) -> Failure:
+    return Failure(cell="c", kind=kind, message="m", hint="h", phase=phase)
+
+
+def trained(batch: int = 16, accumulation: int = 4, **changes: Any) -> CellSpec:
+    return cell(method="lora", training=TrainingSpec(batch_size=batch, accumulation=accumulation), **changes)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "smaller", "more"),
+    [(16, 4, 8, 8), (5, 4, 2, 10), (7, 4, 2, 14), (3, 5, 1, 15), (2, 1, 1, 2), (9, 1, 3, 3)],
+)
+def test_half_the_batch_keeps_what_a_step_sees(batch: int, accumulation: int, smaller: int, more: int) -> None:
+    fallback = smaller_batch(trained(batch, accumulation), "train")
+    assert fallback is not None
+    assert (fallback.batch_size, fallback.accumulation, fallback.evaluation_batch_size) == (smaller, more, 16)
+    assert smaller * more == batch * accumulation
+    assert "'train'" in fallback.reason
+
+
+def test_only_what_the_phase_takes_is_halved() -> None:
+    spec = trained()
+    scored, timed = smaller_batch(spec, "score"), smaller_batch(spec, "time")
+    assert scored is not None
+    assert timed is not None
+    assert (scored.batch_size, scored.evaluation_batch_size, scored.throughput_batch_size) == (None, 16, None)
+    assert (timed.batch_size, timed.evaluation_batch_size, timed.throughput_batch_size) == (None, None, 16)
+    again = smaller_batch(msgspec.structs.replace(spec, fallback=scored), "train")
+    assert again is not None
+    assert (again.batch_size, again.evaluation_batch_size) == (8, 8), "an earlier one is kept"
+
+
+@pytest.mark.parametrize("phase", [None, "load", "tokenize", "export"])
+def test_where_no_smaller_batch_would_help_nothing_follows(phase: Phase | None) -> None:
+    assert next_step(trained(), failed("out_of_memory", phase), {}) is None
+
+
+def test_nothing_is_smaller_than_one() -> None:
+    assert smaller_batch(trained(1, 64), "train") is None
+    assert smaller_batch(cell(), "train") is None, "a baseline has no batch"
+    least = Fallback(evaluation_batch_size=1, throughput_batch_size=1, reason="")
+    assert smaller_batch(trained(fallback=least), "score") is None
+    assert smaller_batch(trained(fallback=least), "time") is None
+
+
+def test_backoff_doubles_and_ends() -> None:
+    steps = [next_step(trained(), failed("engine_gone"), {"engine_gone": n}) for n in range(6)]
+    assert [step and step.delay_s for step in steps] == [2.0, 4.0, 8.0, 16.0, 32.0, None]
+    halved = Fallback(batch_size=8, accumulation=8, reason="r")
+    kept = next_step(trained(fallback=halved), failed("killed"), {"engine_gone": 5})
+    assert kept is not None
+    assert kept.fallback == halved, "a batch that was halved stays so"

@@ -6,9 +6,19 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 
-from harness.executors import Exit, Handle
+from harness.executors import Capacity, Exit, Handle
 from harness.store import AttemptPaths
-from runner.contract import CellSpec, LeaseWanted, encode, write_atomic
+from runner.contract import (
+    CellSpec,
+    LeaseReleased,
+    LeaseWanted,
+    Verdict,
+    encode,
+    grant_file,
+    read,
+    verdict_file,
+    write_atomic,
+)
 from runner.events import EventLog
 from tests.harness.builders import result
 
@@ -21,16 +31,36 @@ class Attempt:
     def __init__(self, paths: AttemptPaths, spec: CellSpec) -> None:
         self.paths, self.spec = paths, spec
         self.stopped = asyncio.Event()
+        self.thawed = asyncio.Event()
+        self.thawed.set()
+        self.at_work = False
         self.events = EventLog(paths.events, spec.cell)
 
     def succeed(self) -> Exit:
         write_atomic(self.paths.result, encode(result(self.spec)))
         return Exit(code=0)
 
-    async def lease(self) -> None:
-        self.events.emit(LeaseWanted())
-        while not self.paths.lease.exists():
+    async def work(self, seconds: float) -> None:
+        """What freezing stops; `at_work` tells when it goes on."""
+        spent = 0.0
+        while spent < seconds:
+            await self.thawed.wait()
+            self.at_work = True
+            await asyncio.sleep(0.005)
+            self.at_work = False
+            spent += 0.005
+            await asyncio.sleep(0)
+
+    async def lease(self, window: int = 1) -> None:
+        self.events.emit(LeaseWanted(window=window))
+        while not (self.paths.folder / grant_file(window)).exists():
             await asyncio.sleep(0.002)
+
+    async def release(self, window: int = 1) -> Verdict:
+        self.events.emit(LeaseReleased(window=window))
+        while not (self.paths.folder / verdict_file(window)).exists():
+            await asyncio.sleep(0.002)
+        return read(self.paths.folder / verdict_file(window), Verdict)
 
 
 class PlayedHandle:
@@ -45,16 +75,43 @@ class PlayedHandle:
 
     async def stop(self, grace_s: float) -> None:
         self.graces.append(grace_s)
+        self.attempt.thawed.set()
         self.attempt.stopped.set()
         await asyncio.wait({self._task}, timeout=grace_s)
         if not self._task.done():
             self._task.cancel()
+
+    async def freeze(self) -> bool:
+        self.attempt.thawed.clear()
+        while self.attempt.at_work:
+            await asyncio.sleep(0.001)
+        return True
+
+    async def thaw(self) -> None:
+        self.attempt.thawed.set()
+
+
+class StillHost:
+    """A machine on which nothing else happens, unless `reasons` are put there."""
+
+    def __init__(self) -> None:
+        self.reasons: tuple[str, ...] = ()
+
+    async def quiet(self, patience_s: float) -> tuple[str, ...]:
+        return ()
+
+    async def begin(self, gpus: tuple[str, ...]) -> None:
+        pass
+
+    async def end(self) -> tuple[str, ...]:
+        return self.reasons
 
 
 class Theatre:
     """An executor: `plays` by model alias; a model without one succeeds at once."""
 
     name = "theatre"
+    capacity = Capacity(cores=(0, 1), memory_mb=1000)
 
     def __init__(self, **plays: Play) -> None:
         self.plays = plays
