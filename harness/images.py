@@ -76,7 +76,7 @@ def connect(timeout_s: float = 10) -> docker.DockerClient:
     import docker
     import requests
 
-    host = _engine_address()
+    host = engine_address()
     _knock(host, timeout_s)
     try:
         client = docker.DockerClient(base_url=host, timeout=timeout_s, max_pool_size=64)
@@ -87,7 +87,7 @@ def connect(timeout_s: float = 10) -> docker.DockerClient:
     return client
 
 
-def _engine_address() -> str:
+def engine_address() -> str:
     host = os.environ.get("DOCKER_HOST") or _context_address() or DEFAULT_SOCKET
     if not host.startswith("unix://"):
         raise SetupError(

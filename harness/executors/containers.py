@@ -61,6 +61,7 @@ class ContainerSpec:
     tmp_mb: int
     limits: Limits = QUESTION_LIMITS
     network: bool = False
+    cores: tuple[int, ...] = ()  # it is kept on these; (): on any
     gpus: tuple[str, ...] = ()
     cdi: bool = False  # how the engine knows GPUs: by the Container Device Interface, or NVIDIA's own runtime
     selinux: bool = False
@@ -104,7 +105,8 @@ class ContainerSpec:
             "PidsLimit": self.limits.pids,
             "Memory": memory,
             "MemorySwap": memory,  # equal: no swap
-            "NanoCpus": int((self.limits.cpus or 0) * 1e9),
+            "NanoCpus": 0 if self.cores else int((self.limits.cpus or 0) * 1e9),  # a quota makes a cell wait on its own
+            "CpusetCpus": ",".join(map(str, self.cores)),
             "LogConfig": {"Type": "none"},  # what it prints is read as it comes and is nowhere else
             "DeviceRequests": self._gpu_requests(),
         }
@@ -305,6 +307,7 @@ class Facilities:
     memory_mb: int
     gpu: bool = False
     cdi: bool = False
+    cdi_ids: bool = False  # by the ids that are unique to each card, not by their numbers alone
     selinux: bool = False
 
 
@@ -328,6 +331,7 @@ def facilities(info: Mapping[str, Any], *, hook: bool = False) -> Facilities:
         memory_mb=int(info.get("MemTotal") or 0) // 2**20,
         gpu=runtime or cdi,
         cdi=cdi and not runtime,
+        cdi_ids=any(device.startswith("nvidia.com/gpu=GPU-") for device in devices),
         selinux="name=selinux" in security,
     )
 

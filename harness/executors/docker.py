@@ -2,7 +2,8 @@
 
 The SDK blocks, so every call of it is made in a pool of threads, and each running container has a thread that reads
 what it prints until it ends. Input and output go over one connection: when this process is gone, however it went, the
-engine closes the runner's standard input and the runner ends itself; the next start removes the ended container.
+engine closes the runner's standard input and the runner ends itself; the guard lets one that is frozen see that, and
+removes it (harness.guard).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import docker
@@ -25,7 +27,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from harness.build_context import ImageKind, image_name
 from harness.errors import ExecutorError, MoodBenchError
-from harness.executors import Answer, Capacity, Exit, Question
+from harness.executors import Answer, Capacity, Exit, Gpu, Handle, Question
 from harness.executors.containers import (
     CELL_ENVIRONMENT,
     CELL_TMP_MB,
@@ -55,9 +57,13 @@ from harness.executors.containers import (
     refused,
 )
 from harness.executors.logs import LogWriter
+from harness.executors.machine import affinity_of_this_process, engine_cores
 from harness.executors.mounts import cell_mounts, check_readable, hand_over, mounts, read_mounts, take_back
+from harness.executors.native import without_secrets
 from harness.executors.streams import Connection, Output, Watch
-from harness.images import BuiltImage, connect, find_image
+from harness.gpus import list_gpus
+from harness.guard import ContainerGuard
+from harness.images import BuiltImage, connect, engine_address, find_image
 from harness.scratch import is_held
 from harness.store import AttemptPaths, RunFolder, writing
 from runner.contract import CellSpec, ExecutorName, Failure
@@ -65,6 +71,8 @@ from runner.contract import CellSpec, ExecutorName, Failure
 Sink = Callable[[int, bytes], None]  # a stream's number (1 output, 2 errors), a chunk of it
 API_TIMEOUT_S = 30.0
 STOP_CALL_S = 10.0  # a stop waits no longer for an engine that does not answer
+FREEZE_CALL_S = 10.0  # an engine under load takes its time
+THAW_TRIES = 3
 END_S = 20.0  # from the end of its output to that of the container, and from being killed to being gone
 OOM_TOLD_S = 1.0  # the engine may tell why a container was killed a little later than that
 ANSWER_BYTES = 16 * 2**20
@@ -74,8 +82,18 @@ ATTACHED = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
 class DockerExecutor:
     name: ExecutorName = "docker"
 
-    def __init__(self, client: docker.DockerClient, image: BuiltImage, offers: Facilities, run: RunFolder | None):
+    def __init__(
+        self,
+        client: docker.DockerClient,
+        image: BuiltImage,
+        offers: Facilities,
+        run: RunFolder | None,
+        gpus: tuple[Gpu, ...] = (),
+        guard: ContainerGuard | None = None,
+    ):
         self._client = client
+        self._gpus = gpus
+        self._guard = guard
         self._image = image
         self._offers = offers
         self._run = run
@@ -106,7 +124,8 @@ class DockerExecutor:
                 if run is not None:
                     sweep(client, run)
             failed.pop_all()
-        return cls(client, image, offers, run)
+        gpus = list_gpus(by_index=offers.cdi and not offers.cdi_ids) if kind == "cuda" else ()
+        return cls(client, image, offers, run, gpus, ContainerGuard(engine_address(), without_secrets(os.environ)))
 
     @property
     def image_digest(self) -> str | None:
@@ -114,7 +133,12 @@ class DockerExecutor:
 
     @property
     def capacity(self) -> Capacity:
-        return Capacity(self._offers.cores, self._offers.memory_mb or None)
+        return Capacity(
+            cores=engine_cores(self._offers.cores, affinity_of_this_process()),
+            memory_mb=self._offers.memory_mb or None,
+            gpus=self._gpus,
+            confines=True,
+        )
 
     def refusal(self, spec: CellSpec) -> Failure | None:
         try:
@@ -125,7 +149,7 @@ class DockerExecutor:
             return Failure(cell=spec.cell, kind=error.kind, message=error.message, hint=error.hint, t=time.time())
         return None
 
-    async def start(self, attempt: AttemptPaths, spec: CellSpec) -> DockerHandle:
+    async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Handle:
         return await self.begin(await asyncio.to_thread(self.cell_container, attempt, spec), attempt)
 
     def cell_container(self, attempt: AttemptPaths, spec: CellSpec) -> ContainerSpec:
@@ -144,7 +168,8 @@ class DockerExecutor:
             environment=CELL_ENVIRONMENT,
             tmp_mb=min(CELL_TMP_MB, (limits.memory_mb or 2 * CELL_TMP_MB) // 2),
             limits=limits,
-            gpus=first_gpu() if spec.device == "cuda" else (),
+            cores=spec.cores,
+            gpus=(spec.gpus or first_gpu()) if spec.device == "cuda" else (),
             cdi=self._offers.cdi,
             selinux=self._offers.selinux,
         )
@@ -164,7 +189,7 @@ class DockerExecutor:
                 if os.getuid() == 0:
                     with writing(attempt.folder):
                         hand_over(attempt.folder)
-                return self._launch(container, lambda _, chunk: log.feed(chunk), after)
+                return self._launch(container, lambda _, chunk: log.feed(chunk), after, self._guard)
             except BaseException:
                 after()
                 raise
@@ -202,7 +227,9 @@ class DockerExecutor:
         )
         return self._launch(container, lambda stream, chunk: outputs[stream].take(chunk), lambda: None)
 
-    def _launch(self, container: ContainerSpec, sink: Sink, after: Callable[[], None]) -> _Container:
+    def _launch(
+        self, container: ContainerSpec, sink: Sink, after: Callable[[], None], guard: ContainerGuard | None = None
+    ) -> _Container:
         api = self._client.api
         self._watch.begin()
         try:
@@ -214,12 +241,15 @@ class DockerExecutor:
         with _asking(self._image.kind):
             made = api.create_container_from_config(config, container.name)["Id"]
             with ExitStack() as failed:
+                if guard is not None:
+                    guard.hold_container(made)
+                    failed.callback(guard.release_container, made)
                 failed.callback(_remove, api, made)
                 connection = Connection(api.attach_socket(made, ATTACHED))
                 failed.callback(connection.close)
                 api.start(made)
                 failed.pop_all()
-        running = _Container(api, self._watch, made, connection, sink, after)
+        running = _Container(api, self._watch, made, connection, sink, after, guard)
         self._containers = [one for one in self._containers if not one.is_over] + [running]
         return running
 
@@ -236,6 +266,8 @@ class DockerExecutor:
             container.join(END_S)
         self._watch.close()
         self._client.close()
+        if self._guard is not None:
+            self._guard.close()
 
     async def _begun(self, launch: Callable[[], _Container], memory_mb: int | None) -> DockerHandle:
         """Whoever no longer wants it, once it is begun, leaves none behind."""
@@ -253,6 +285,7 @@ class DockerHandle:
         self._container = container
         self._pool = pool
         self._memory_mb = memory_mb
+        self._is_stopping = False
 
     @property
     def container_id(self) -> str:
@@ -266,11 +299,13 @@ class DockerHandle:
         return (await asyncio.wrap_future(self._container.ended)).code
 
     async def stop(self, grace_s: float) -> None:
+        self._is_stopping = True
         told = True
         if grace_s > 0 and not self._container.ended.done():
-            told = await self._signal(signal.SIGTERM)
-            if told:
-                await self._ended(grace_s)
+            told = await self._signal(signal.SIGTERM)  # before it goes on: it does no more than end
+        if told:
+            await self.thaw()
+            await self._ended(grace_s)
         if self._container.ended.done():
             return
         if told:
@@ -279,11 +314,32 @@ class DockerHandle:
             self._container.abandon()
             await self._ended(END_S)
 
+    async def freeze(self) -> bool:
+        if self._container.ended.done() or self._is_stopping:
+            return self._container.ended.done()
+        self._container.is_to_stand = True
+        if await self._call(self._container.pause, FREEZE_CALL_S):
+            return self._container.is_to_stand  # unless it was thawed meanwhile
+        await self.thaw()
+        return self._container.ended.done()
+
+    async def thaw(self) -> None:
+        if not self._container.is_to_stand:
+            return
+        self._container.is_to_stand = False
+        for _ in range(THAW_TRIES):
+            if self._container.ended.done() or await self._call(self._container.unpause, STOP_CALL_S):
+                return
+
     async def _signal(self, number: signal.Signals) -> bool:
         """Whether the engine took it."""
-        call = asyncio.get_running_loop().run_in_executor(self._pool, self._container.kill, number)
+        return await self._call(partial(self._container.kill, number), STOP_CALL_S)
+
+    async def _call(self, function: Callable[[], bool], timeout_s: float) -> bool:
+        """False, too, for an engine that does not answer in time."""
+        call = asyncio.get_running_loop().run_in_executor(self._pool, function)
         try:
-            return await asyncio.wait_for(call, STOP_CALL_S)
+            return await asyncio.wait_for(call, timeout_s)
         except TimeoutError:
             return False
 
@@ -309,8 +365,10 @@ class _Container:
         connection: Connection,
         sink: Sink,
         after: Callable[[], None],
+        guard: ContainerGuard | None,
     ) -> None:
         self.id = id_
+        self.is_to_stand = False  # frozen, or about to be
         self.ended: Future[End] = Future()
         self.ended.set_running_or_notify_cancel()  # whoever stops waiting for it does not cancel it
         self._api = api
@@ -318,6 +376,8 @@ class _Container:
         self._connection = connection
         self._sink = sink
         self._after = after
+        self._guard = guard
+        self._pausing = threading.Lock()
         self._killed = False
         self._oom_kills = oom_kills()
         self._thread = threading.Thread(target=self._follow, name=f"container-{id_[:12]}", daemon=True)
@@ -342,6 +402,33 @@ class _Container:
             return False
         return True
 
+    def pause(self) -> bool:
+        """Whether nothing of it runs now."""
+        with self._pausing:
+            return self.is_to_stand and self._set(self._api.pause, paused=True)  # else the call comes too late
+
+    def unpause(self) -> bool:
+        """Whether it runs now, or has ended."""
+        with self._pausing:
+            return self._set(self._api.unpause, paused=False)
+
+    def _set(self, call: Callable[[str], object], *, paused: bool) -> bool:
+        """Whether it is so now, however that came."""
+        try:
+            call(self.id)
+        except (DockerException, requests.RequestException):
+            return self._is(paused=paused)
+        return True
+
+    def _is(self, *, paused: bool) -> bool:
+        try:
+            state = self._api.inspect_container(self.id)["State"]
+        except NotFound:
+            return True
+        except (DockerException, requests.RequestException):
+            return False
+        return not state["Running"] or state["Paused"] == paused
+
     def abandon(self) -> None:
         """No more is heard of an engine that does not answer."""
         self._connection.hang_up()
@@ -362,7 +449,8 @@ class _Container:
         else:
             self.ended.set_exception(end)
         self._connection.close()
-        _remove(self._api, self.id)
+        if _remove(self._api, self.id) and self._guard is not None:
+            self._guard.release_container(self.id)
 
     def _end(self) -> End:
         try:
@@ -381,11 +469,14 @@ class _Container:
         return end
 
     def _exit_code(self) -> int:
-        try:
-            return int(self._api.wait(self.id, timeout=END_S)["StatusCode"])
-        except requests.ReadTimeout:  # it prints no more, and nobody holds its input: it has to end
-            self.kill(signal.SIGKILL)
-            return int(self._api.wait(self.id, timeout=END_S)["StatusCode"])
+        while True:
+            try:
+                return int(self._api.wait(self.id, timeout=END_S)["StatusCode"])
+            except requests.ReadTimeout:
+                if not self.is_to_stand:
+                    break
+        self.kill(signal.SIGKILL)  # it prints no more, and nobody holds its input: it has to end
+        return int(self._api.wait(self.id, timeout=END_S)["StatusCode"])
 
     def _what_is_known(self, code: int) -> End:
         seen = self._watch.seen(self.id)

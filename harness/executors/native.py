@@ -2,7 +2,8 @@
 
 The child leads a process group of its own, so that Ctrl-C reaches the host alone and the host ends the whole group.
 Its standard input is a pipe that nothing is written to: it closes when the host is gone, however the host went, and
-the child ends itself.
+the child ends itself. The group stays in the host's session: when the host is gone the kernel wakes and hangs up a
+group that stands still. Should that not do, or should the child have forked, the guard does (harness.guard).
 """
 
 from __future__ import annotations
@@ -12,19 +13,27 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from functools import cached_property
 
 from harness.errors import SetupError
 from harness.executors import Answer, Capacity, Exit, Handle, Question
 from harness.executors.logs import LogWriter
+from harness.executors.machine import memory_mb, own_cores
+from harness.gpus import list_gpus
+from harness.guard import Guard, Ward
+from harness.processes import MARK, Member, end_processes, members, signal_group
 from harness.store import AttemptPaths
-from runner.contract import CellSpec, ExecutorName, Failure, usable_cores
+from runner.contract import CellSpec, ExecutorName, Failure
 
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|KAGGLE_", re.IGNORECASE)
 
-
 OUTPUT_GRACE_S = 2.0  # for what has left the process group and still holds its output
+FREEZE_S = 2.0  # a process that waits for a disk or a GPU stops when that is there
+REST_S = 2.0  # for what a cell has forked to be gone, once it is killed
+POLL_S = 0.005
 
 
 def runner_command(*arguments: str) -> list[str]:
@@ -51,15 +60,19 @@ class NativeExecutor:
     name: ExecutorName = "native"
     image_digest = None
 
-    @property
+    def __init__(self) -> None:
+        self._guard = Guard(without_secrets(os.environ))
+
+    @cached_property
     def capacity(self) -> Capacity:
-        return Capacity(cores=usable_cores())
+        return Capacity(cores=own_cores(), memory_mb=memory_mb(), gpus=list_gpus())
 
     def refusal(self, spec: CellSpec) -> Failure | None:
         return None
 
     async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Handle:
         command = runner_command("run", str(attempt.spec), "--out", str(attempt.folder))
+        mark = str(attempt.folder.absolute())
         with ExitStack() as failed, ExitStack() as started:
             try:
                 log = LogWriter(attempt.log)
@@ -72,13 +85,14 @@ class NativeExecutor:
                     stdin=asyncio.subprocess.PIPE,
                     stdout=printed,
                     stderr=asyncio.subprocess.STDOUT,
-                    start_new_session=True,
-                    env=cell_environment(os.environ),
+                    process_group=0,
+                    env=cell_environment(os.environ) | _placement(spec) | {MARK: mark},
                 )
             except OSError as error:
                 raise _cannot_start(error) from error
             failed.pop_all()
-        return NativeHandle(process, asyncio.ensure_future(_write_log(output, log)))
+        self._guard.hold(Ward("processes", mark, str(process.pid)))
+        return NativeHandle(process, asyncio.ensure_future(_write_log(output, log)), mark, self._guard)
 
     async def ask(self, question: Question) -> Answer:
         try:
@@ -103,7 +117,11 @@ class NativeExecutor:
         return Answer(process.returncode or 0, out, err)
 
     async def close(self) -> None:
-        pass
+        await asyncio.to_thread(self._guard.close)
+
+
+def _placement(spec: CellSpec) -> dict[str, str]:
+    return {"CUDA_VISIBLE_DEVICES": ",".join(spec.gpus)} if spec.gpus else {}
 
 
 def _cannot_start(error: OSError) -> SetupError:
@@ -111,29 +129,84 @@ def _cannot_start(error: OSError) -> SetupError:
 
 
 class NativeHandle:
-    def __init__(self, process: asyncio.subprocess.Process, log: asyncio.Future[None]) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: asyncio.Future[None], mark: str, guard: Guard) -> None:
         self._process = process
         self._log = log
+        self._mark = mark
+        self._guard = guard
+        self._is_stopping = False
+        self._is_frozen = False
+        self._is_over = False  # nothing of it is left: its number may be another's
+        self._frozen_apart: list[Member] = []  # what has left the group
 
     async def wait(self) -> Exit:
         code = await self._process.wait()
-        self._signal_group(signal.SIGKILL)  # whatever it may have forked
+        await self._end_rest()
         await asyncio.wait({self._log}, timeout=OUTPUT_GRACE_S)
         self._log.cancel()
         await asyncio.wait({self._log})
         return Exit(code=None, signal=-code) if code < 0 else Exit(code=code)
 
     async def stop(self, grace_s: float) -> None:
-        self._signal_group(signal.SIGTERM)
+        if self._is_over:
+            return
+        self._is_stopping = True
+        self._signal_group(signal.SIGTERM)  # before it goes on: it does no more than end
+        await self.thaw()
         try:
             await asyncio.wait_for(self._process.wait(), grace_s)
         except TimeoutError:
             self._signal_group(signal.SIGKILL)
             await self._process.wait()
+        await self._end_rest()
+
+    async def freeze(self) -> bool:
+        if self._has_ended or self._is_stopping:
+            return self._has_ended
+        self._is_frozen = True
+        self._signal_group(signal.SIGSTOP)
+        deadline = time.monotonic() + FREEZE_S
+        while True:
+            running = [one for one in await self._members() if not one.is_stopped]
+            if not self._is_frozen:  # thawed meanwhile, or asked to end
+                return self._has_ended
+            if not running:
+                return True
+            if time.monotonic() > deadline:
+                await self.thaw()
+                return False
+            for one in running:
+                one.signal(signal.SIGSTOP)
+            self._frozen_apart += running
+            await asyncio.sleep(POLL_S)
+
+    async def thaw(self) -> None:
+        self._is_frozen = False
+        apart, self._frozen_apart = self._frozen_apart, []
+        if not self._has_ended:
+            self._signal_group(signal.SIGCONT)
+        for one in apart:
+            one.signal(signal.SIGCONT)
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._process.returncode is not None
+
+    async def _end_rest(self) -> None:
+        """Whatever it may have forked, also what has left its group."""
+        if self._is_over:
+            return
+        deadline = time.monotonic() + REST_S
+        while await asyncio.to_thread(end_processes, self._process.pid, self._mark) and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_S)
+        self._is_over = True
+        self._guard.release(Ward("processes", self._mark, str(self._process.pid)))
+
+    async def _members(self) -> list[Member]:
+        return await asyncio.to_thread(members, self._process.pid, self._mark)
 
     def _signal_group(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+        signal_group(self._process.pid, number)
 
 
 async def _write_log(output: int, log: LogWriter) -> None:
