@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from harness.metrics import METRICS, OVERALL_METRICS
+from runner.contract import ExecutorName
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: noise_floor, level
 
 FEW_TEST_ROWS = 200
 """Below this many test examples a row is flagged `few_test_rows`."""
@@ -20,13 +21,14 @@ FLAG_MEANINGS: dict[str, str] = {
     "few_test_rows": f"Fewer than {FEW_TEST_ROWS} test examples: the intervals are rough.",
     "no_predictions": "There are no predictions on the test split, so there is no rank.",
     "no_timing": "Speed was not measured; it adds nothing to the score.",
-    "one_seed": "A single seed: the interval leaves out how much training varies; speed has none.",
+    "one_seed": "A single seed: the intervals leave out how much training, and speed from process to process, vary.",
     "only_model": "Nothing to compare with: the score is 0 by construction.",
     "other_data_version": "Another version of the dataset of this name; ranked apart from the larger group.",
-    "reduced_batch": "The batch size used is not the one asked for.",
+    "reduced_batch": "A batch size used, in training or evaluation, is not the one asked for.",
     "score_without_width": "Nearly every resample gives it the same places, so the score's interval has no width.",
     "seeds_differ": "Not the same seeds as most others of the dataset.",
     "speed_not_comparable": "Measured on differing hardware or images: the score uses quality alone.",
+    "speed_tied": "Its latency or throughput is that of another row but for the machine's noise; equal in the score.",
     "superseded": "An older result of the same model, method, device and seed was left out.",
 }
 
@@ -36,12 +38,26 @@ class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Figure(Base, frozen=True, kw_only=True, omit_defaults=True):
-    """A value with its interval. `reason` says why the value, or a missing interval, is null."""
+    """A value with its interval. `reason` says why the value, or a missing interval, is null. `level`: the mean that it
+    is shown and scored as, where the noise floor does not part it from the same figure of other rows."""
 
     value: float | None
     low: float | None
     high: float | None
     reason: str | None = None
+    level: float | None = None
+
+
+class NoiseFloor(Base, frozen=True, kw_only=True):
+    """Smaller differences, as shares (0.021 is 2.1 %), are noise on this machine; known for one way to run a cell on
+    its CPU."""
+
+    latency_p50: float
+    latency_p99: float
+    throughput: float
+    cpu_model: str | None
+    executor: ExecutorName
+    threads: int
 
 
 class Row(Base, frozen=True, kw_only=True):
@@ -76,6 +92,7 @@ class Leaderboard(Base, frozen=True, kw_only=True):
     confidence: float
     replicates: int
     weights: dict[str, float]  # of the composite score: metric -> weight on its min-max normalised column
+    noise_floor: NoiseFloor | None = None  # null: the machine was not calibrated, and no figures are level
     rows: tuple[Row, ...]
     overall: tuple[OverallRow, ...] = ()
 

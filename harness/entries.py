@@ -94,6 +94,24 @@ def measured_value(name: str, result: Result) -> float | None:
     return value
 
 
+def window_values(name: str, result: Result) -> list[float]:
+    """A speed metric in each window of timing that counts; empty when it is not known by window."""
+    if result.timing is None:
+        return []
+    counted = [window for window in result.timing.windows if window.counted]
+    if name == "latency_median_ms":
+        return [window.p50_ms for window in counted]
+    if name == "ttft_mean_ms":
+        return [window.mean_ms for window in counted]
+    if name not in ("throughput_samples_per_sec", "throughput_tokens_per_sec"):
+        return []
+    best = max(result.timing.throughput, key=lambda one: one.samples_per_s, default=None)  # as the summary takes it
+    by_size = [{one.batch_size: one for one in window.throughput} for window in counted]
+    at_best = [sizes[best.batch_size] for sizes in by_size if best and best.batch_size in sizes]
+    values = [one.samples_per_s if name == "throughput_samples_per_sec" else one.tokens_per_s for one in at_best]
+    return [value for value in values if value is not None]
+
+
 def speed_keys(entries: Sequence[Entry]) -> set[tuple[str | float | None, ...]]:
     """The comparability keys of all measured speeds; more than one: speed is not ranked."""
     return {
@@ -152,10 +170,11 @@ def _at_chance(entry: Entry, figures: Mapping[str, Figure]) -> bool:
 
 def _reduced_batch(entry: Entry, _figures: Mapping[str, Figure]) -> bool:
     return any(
-        "batch_size" in record.result.requested
-        and "batch_size" in record.result.effective
-        and record.result.effective["batch_size"].value != record.result.requested["batch_size"]
+        name in record.result.requested
+        and name in record.result.effective
+        and record.result.effective[name].value != record.result.requested[name]
         for record in entry.records
+        for name in ("batch_size", "evaluation_batch_size")
     )
 
 

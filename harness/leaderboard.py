@@ -11,13 +11,15 @@ import msgspec
 from harness.errors import InputError
 from harness.failures import unreadable
 from harness.predictions import read_predictions
-from harness.store import AttemptPaths, CellEntry, RunFolder, writing
-from runner.contract import ContractError, Failure, Result, write_atomic
+from harness.record import CellEntry
+from harness.store import AttemptPaths, RunFolder, writing
+from runner.contract import ContractError, Failure, Result, read, write_atomic
 
 if TYPE_CHECKING:
-    from harness.board import Leaderboard
+    from harness.board import Leaderboard, NoiseFloor
     from harness.ranking import CellRecord
 
+MOST_WINDOWS = 1_000  # of one cell, repeated ones among them
 GREATEST = 1e15  # of a figure that means anything; sums of such are still exact enough
 
 
@@ -53,7 +55,7 @@ def standing_of(folder: RunFolder) -> Standing:
         else:
             missing += 1
     try:
-        board = rank_cells(records)
+        board = rank_cells(records, noise_floor=_noise_floor(folder))
     except ValueError as error:
         raise InputError(f"cannot rank {folder.folder}: {error}", "remove that cell's folder, run again") from None
     return Standing(board=board, failures=tuple(failures), missing=missing)
@@ -64,6 +66,27 @@ def write_leaderboard(folder: RunFolder, standing: Standing) -> None:
 
     with writing(folder.leaderboard):
         write_atomic(folder.leaderboard, as_json(standing.board).encode())
+
+
+def _noise_floor(folder: RunFolder) -> NoiseFloor | None:
+    """That of the machine the run is on; None where it was not calibrated. Raises InputError."""
+    from harness.board import NoiseFloor
+    from harness.calibration import Calibration
+
+    try:
+        found = read(folder.calibration, Calibration)
+    except FileNotFoundError:
+        return None
+    except (ContractError, OSError) as error:
+        raise InputError(f"cannot read the calibration ({error})", "remove it: then no speeds count as equal") from None
+    return NoiseFloor(
+        latency_p50=found.latency_p50,
+        latency_p99=found.latency_p99,
+        throughput=found.throughput,
+        cpu_model=found.cpu_model,
+        executor=found.executor,
+        threads=found.threads,
+    )
 
 
 def _failure(entry: CellEntry, folder: RunFolder) -> Failure | None:
@@ -107,9 +130,21 @@ def _check(result: Result, entry: CellEntry) -> None:
     figures = [*msgspec.structs.asdict(result.summary).items()]
     figures += result.quality.metrics.items() if result.quality else ()
     figures += [("latency_p95_ms", result.timing.latency.p95_ms)] if result.timing else ()
+    figures += _of_windows(result)
     for name, value in figures:
         if isinstance(value, float) and abs(value) > GREATEST:
             raise ContractError(f"its {name[:40]} is beyond measure")
+
+
+def _of_windows(result: Result) -> list[tuple[str, float | None]]:
+    windows = result.timing.windows if result.timing else ()
+    if len(windows) > MOST_WINDOWS:
+        raise ContractError("its timing has more windows than can be")
+    figures: list[tuple[str, float | None]] = [("p50_ms", window.p50_ms) for window in windows]
+    figures += [("mean_ms", window.mean_ms) for window in windows]
+    for one in (one for window in windows for one in window.throughput):
+        figures += [("samples_per_s", one.samples_per_s), ("tokens_per_s", one.tokens_per_s)]
+    return figures
 
 
 def failure_lines(failures: Sequence[Failure]) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.board import Figure, Leaderboard, OverallRow, Row
+from harness.board import Figure, Leaderboard, NoiseFloor, OverallRow, Row
 from harness.entries import (
     CellRecord,
     Entry,
@@ -22,12 +22,12 @@ from harness.entries import (
     count_test_rows,
     entries_of,
     flags_of,
-    measured_value,
     reason_for,
     speed_keys,
     stacked_predictions,
 )
 from harness.metrics import CONFUSION_METRICS, METRICS, OVERALL_METRICS, PROBABILITY_METRICS, SPEED_METRICS
+from harness.speeds import SHOWN_LEVEL, Measured, applies, interval_of, level, measured, shared_levels
 from harness.statistics import (
     BoolArray,
     FloatArray,
@@ -36,8 +36,9 @@ from harness.statistics import (
     confusion_counts,
     percentile_interval,
     quality_from_confusion,
+    resampled_means,
     seed_uniforms,
-    seed_weights,
+    window_uniforms,
 )
 
 __all__ = ["COMPOSITE_WEIGHTS", "CellRecord", "competition_ranks", "composite", "min_max", "rank_cells"]
@@ -70,6 +71,8 @@ class _Group:
     columns: dict[str, _Column]
     ranks: list[int | None]
     without_width: BoolArray  # (M,): of the score's interval
+    measured: dict[str, list[Measured | None]]  # metric -> of each entry what its seeds measured
+    levels: dict[str, FloatArray]  # metric -> (M,): the value shared with others, NaN where there is none
 
     @property
     def finished(self) -> float:
@@ -82,23 +85,26 @@ def rank_cells(
     replicates: int = 1000,
     seed: int = 0,
     weights: Mapping[str, float] = COMPOSITE_WEIGHTS,
+    noise_floor: NoiseFloor | None = None,
 ) -> Leaderboard:
     """Rank finished cells. The same cells, `replicates` and `seed` give the same board.
 
     A value is the mean over seeds; an interval is the 95 % percentile interval of a bootstrap that resamples test
-    examples and seeds for all models of a dataset jointly. Raises ValueError when cells of one dataset version
-    disagree about the labels.
+    examples and seeds for all models of a dataset jointly. The interval of a speed comes from its windows of timing,
+    where they are known (`half_width`). In the score, speeds that `noise_floor` does not part count as equal. Raises
+    ValueError when cells of one dataset version disagree about the labels.
     """
     versions: dict[tuple[str, str], list[CellRecord]] = defaultdict(list)
     for record in records:
         versions[record.dataset, record.fingerprint].append(record)
-    groups = [_group(versions[key], replicates, seed, weights) for key in sorted(versions)]
+    groups = [_group(versions[key], replicates, seed, weights, noise_floor) for key in sorted(versions)]
     main = _main_versions(groups)
     ordered = sorted(groups, key=lambda group: (group.dataset, main[group.dataset] is not group))
     return Leaderboard(
         confidence=_CONFIDENCE,
         replicates=replicates,
         weights=dict(weights),
+        noise_floor=noise_floor,
         rows=tuple(row for group in ordered for row in _rows(group, main[group.dataset] is group)),
         overall=_overall(list(main.values())),
     )
@@ -137,24 +143,44 @@ def competition_ranks(scores: FloatArray) -> list[int]:
 # --- one dataset version ----------------------------------------------------------------------
 
 
-def _group(records: Sequence[CellRecord], replicates: int, seed: int, weights: Mapping[str, float]) -> _Group:
+def _group(
+    records: Sequence[CellRecord],
+    replicates: int,
+    seed: int,
+    weights: Mapping[str, float],
+    noise_floor: NoiseFloor | None,
+) -> _Group:
     entries = entries_of(records)
     dataset, fingerprint = records[0].dataset, records[0].fingerprint
     # Streams depend on the dataset alone: another model leaves the intervals of the others' quality as they were,
     # and datasets of equal size are not resampled alike.
     digest = int.from_bytes(hashlib.sha256(f"{dataset}\0{fingerprint}".encode()).digest()[:8])
-    example_rng, seed_rng = (np.random.default_rng([seed, digest, stream]) for stream in range(2))
+    example_rng, seed_rng, window_rng = (np.random.default_rng([seed, digest, stream]) for stream in range(3))
     uniforms = seed_uniforms(max(len(entry.records) for entry in entries), replicates, seed_rng)
     columns = _quality_columns(entries, uniforms, example_rng)
-    for name in (*PROBABILITY_METRICS, *SPEED_METRICS):
-        columns[name] = _seed_column(name, entries, uniforms)
+    found = {name: [measured(name, entry) for entry in entries] for name in (*PROBABILITY_METRICS, *SPEED_METRICS)}
+    width = max((one.windows.shape[1] for column in found.values() for one in column if one), default=1)
+    draws = window_uniforms(uniforms.shape[1], width, replicates, window_rng)
+    columns |= {name: _measured_column(column, uniforms, draws) for name, column in found.items()}
     if len(speed_keys(entries)) > 1:
         weights = {name: weight for name, weight in weights.items() if name not in SPEED_METRICS}
-    parts = _scored_columns(columns, weights)
+        noise_floor = None
+    floor = noise_floor if noise_floor and applies(noise_floor, entries) else None
+    parts = _scored_columns(columns, weights, floor)
     columns["score"] = _score_column(parts, weights)
     scores = columns["score"].value
     ranks = [None if np.isnan(score) else rank for score, rank in zip(scores, competition_ranks(scores), strict=True)]
-    return _Group(dataset, fingerprint, entries, columns, ranks, _without_width(parts, columns["score"], weights))
+    scored = ~np.isnan(scores)
+    return _Group(
+        dataset=dataset,
+        fingerprint=fingerprint,
+        entries=entries,
+        columns=columns,
+        ranks=ranks,
+        without_width=_without_width(parts, columns["score"], weights),
+        measured=found,
+        levels={name: shared_levels(name, np.where(scored, columns[name].value, np.nan), floor) for name in METRICS},
+    )
 
 
 def _quality_columns(entries: Sequence[Entry], uniforms: FloatArray, rng: np.random.Generator) -> dict[str, _Column]:
@@ -175,25 +201,27 @@ def _quality_columns(entries: Sequence[Entry], uniforms: FloatArray, rng: np.ran
     return columns
 
 
-def _seed_column(name: str, entries: Sequence[Entry], uniforms: FloatArray) -> _Column:
-    """A figure measured once a seed; seeds without it are left out."""
-    values = np.full(len(entries), np.nan)
-    samples = np.full((len(uniforms), len(entries)), np.nan)
-    for index, entry in enumerate(entries):
-        measured = np.array([x for record in entry.records if (x := measured_value(name, record.result)) is not None])
-        if measured.size:
-            values[index] = measured.mean()
-            samples[:, index] = seed_weights(uniforms, measured.size) @ measured
+def _measured_column(found: Sequence[Measured | None], uniforms: FloatArray, draws: FloatArray) -> _Column:
+    """A figure measured once a seed, seeds without it left out; resampled by seeds, and by windows where there are."""
+    values = np.full(len(found), np.nan)
+    samples = np.full((len(uniforms), len(found)), np.nan)
+    for index, one in enumerate(found):
+        if one is not None:
+            values[index] = one.figures.mean()
+            samples[:, index] = resampled_means(one.figures, one.windows, uniforms, draws)
     return _Column(values, samples)
 
 
-def _scored_columns(columns: Mapping[str, _Column], weights: Mapping[str, float]) -> dict[str, _Column]:
-    """The columns of the score. Models without predictions have none, and their speed does not stretch the columns of
-    the others."""
+def _scored_columns(
+    columns: Mapping[str, _Column], weights: Mapping[str, float], floor: NoiseFloor | None
+) -> dict[str, _Column]:
+    """The columns of the score, speeds levelled. Models without predictions have none, and their speed does not stretch
+    the columns of the others."""
     unscored = np.isnan(columns["accuracy"].value)
     return {
         name: _Column(
-            np.where(unscored, np.nan, columns[name].value), np.where(unscored, np.nan, columns[name].samples)
+            level(name, np.where(unscored, np.nan, columns[name].value), floor),
+            level(name, np.where(unscored, np.nan, columns[name].samples), floor),
         )
         for name in ("accuracy", *weights)
     }
@@ -240,10 +268,7 @@ def _rows(group: _Group, is_main: bool) -> list[Row]:
     }
     rows = []
     for index, entry in enumerate(group.entries):
-        figures = {
-            name: _figure(name, entry, group.columns[name].value[index], _at(intervals[name], index))
-            for name in METRICS
-        }
+        figures = {name: _figure(name, group, index, _at(intervals[name], index)) for name in METRICS}
         row = Row(
             model=entry.model,
             dataset=group.dataset,
@@ -260,6 +285,7 @@ def _rows(group: _Group, is_main: bool) -> list[Row]:
                 | {
                     "seeds_differ": entry.seeds != usual_seeds,
                     "score_without_width": bool(group.without_width[index]),
+                    "speed_tied": any(figures[name].level is not None for name in SHOWN_LEVEL),
                 },
             ),
             metrics=figures,
@@ -268,17 +294,20 @@ def _rows(group: _Group, is_main: bool) -> list[Row]:
     return sorted(rows, key=lambda row: (row.rank is None, row.rank, row.model, row.method, row.device))
 
 
-def _figure(name: str, entry: Entry, value: float, interval: Interval) -> Figure:
+def _figure(name: str, group: _Group, index: int, resampled: Interval) -> Figure:
+    value = float(group.columns[name].value[index])
     if np.isnan(value):
-        return Figure(value=None, low=None, high=None, reason=reason_for(name, entry))
-    reason = None
+        return Figure(value=None, low=None, high=None, reason=reason_for(name, group.entries[index]))
+    interval: Interval | str = resampled
     if name in PROBABILITY_METRICS:
-        reason = "no interval: taken from the results, where test examples cannot be resampled"
-    elif name in SPEED_METRICS and sum(measured_value(name, record.result) is not None for record in entry.records) < 2:
-        reason = "no interval: measured with one seed"
-    if reason:
-        return Figure(value=float(value), low=None, high=None, reason=reason)
-    return Figure(value=float(value), low=float(interval.low), high=float(interval.high))
+        interval = "no interval: taken from the results, where test examples cannot be resampled"
+    elif name in SPEED_METRICS and (found := group.measured[name][index]):
+        interval = interval_of(found, value, resampled, _CONFIDENCE)
+    shared = group.levels[name][index]
+    common = None if np.isnan(shared) else float(shared)
+    if isinstance(interval, str):
+        return Figure(value=value, low=None, high=None, reason=interval, level=common)
+    return Figure(value=value, low=float(interval.low), high=float(interval.high), level=common)
 
 
 def _at(interval: Interval, index: int) -> Interval:

@@ -1,11 +1,13 @@
-"""Quality figures and their bootstrap, as pure functions on arrays.
+"""Quality figures and their bootstrap, intervals of speed, as pure functions on arrays.
 
-Letters for shapes: n test examples, K classes, M models, S seeds, B bootstrap replicates.
+Letters for shapes: n test examples, K classes, M models, S seeds, W windows of timing, B bootstrap replicates.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -179,3 +181,116 @@ def _average_seeds(values: FloatArray, seeds: Sequence[int], uniforms: FloatArra
     ends = np.cumsum(seeds)
     means = [(values[:, end - count : end] * shares[count]).sum(axis=1) for end, count in zip(ends, seeds, strict=True)]
     return np.stack(means, axis=1)
+
+
+# --- speed: seeds, and windows within ---------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def student_t(df: int, confidence: float = 0.95) -> float:
+    """What |T| of `df` degrees of freedom stays below with this probability: 2.776 for 4 and 95 %.
+
+    Bisection on the finite series for whole degrees of freedom (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4).
+    """
+    if df < 1:
+        raise ValueError("Student's t needs a degree of freedom")
+    low, high = 0.0, math.pi / 2
+    for _ in range(64):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within_angle(middle, df) < confidence else (low, middle)
+    return math.sqrt(df) * math.tan(low)
+
+
+def _within_angle(angle: float, df: int) -> float:
+    """P(|T| <= sqrt(df) * tan(angle))."""
+    term = math.cos(angle) if df % 2 else 1.0
+    total = 0.0
+    for power in range(1 + df % 2, df, 2):
+        total += term
+        term *= power / (power + 1) * math.cos(angle) ** 2
+    return 2 / math.pi * (angle + math.sin(angle) * total) if df % 2 else math.sin(angle) * total
+
+
+def half_width(windows: FloatArray, confidence: float = 0.95) -> FloatArray:
+    """Half the width (...) of the interval of a mean, from windows (..., S, W) within seeds. NaN: no such window, and
+    in the answer: fewer than two values.
+
+    Seeds are the outer level. The spread of their means holds that of the windows within them, so with several seeds
+    it gives the whole variance, with S - 1 degrees of freedom. With one seed the windows are the outer level, and the
+    interval leaves out how speed varies from process to process. Student's t either way: Kalibera & Jones, "Rigorous
+    Benchmarking in Reasonable Time", 2013. Seeds with unequal numbers of windows weigh the same.
+    Five windows of one seed cover 95 % with symmetric noise, 94 % with a skewness of 0.6, 88 % with one of 2.
+    """
+    means = _mean_of_present(windows)
+    several = (~np.isnan(means)).sum(axis=-1) > 1
+    within = _student_half_width(windows.reshape(*windows.shape[:-2], -1), confidence)
+    return np.where(several, _student_half_width(means, confidence), within)
+
+
+def _student_half_width(values: FloatArray, confidence: float) -> FloatArray:
+    """t * s / sqrt(n) over the last axis, NaN left out."""
+    counts = (~np.isnan(values)).sum(axis=-1)
+    squares = np.nansum((values - _mean_of_present(values)[..., None]) ** 2, axis=-1)
+    enough = np.maximum(counts, 2)
+    t = np.array([student_t(int(n) - 1, confidence) for n in enough.ravel()]).reshape(counts.shape)
+    return np.where(counts > 1, t * np.sqrt(squares / (enough - 1) / enough), np.nan)
+
+
+def _mean_of_present(values: FloatArray) -> FloatArray:
+    counts = (~np.isnan(values)).sum(axis=-1)
+    return np.where(counts > 0, np.nansum(values, axis=-1) / np.maximum(counts, 1), np.nan)
+
+
+def window_uniforms(seeds: int, windows: int, replicates: int, rng: np.random.Generator) -> FloatArray:
+    """Uniforms (B, S, W) in [0, 1) that choose windows; a further seed or window leaves the others as they were."""
+    return np.stack([child.random((windows, replicates)).T for child in rng.spawn(seeds)], axis=1)
+
+
+def resampled_means(
+    figures: FloatArray, windows: FloatArray, seed_draws: FloatArray, window_draws: FloatArray
+) -> FloatArray:
+    """Bootstrap replicates (B,) of the mean of figures (S,), one a seed, from their windows (S, W), NaN: none.
+
+    Draws seeds, then windows within each seed drawn, by uniforms (B, at least S) and (B, at least S, at least W).
+    Models with as many seeds and windows get the same draws. Resampling both levels as they are would count the
+    windows twice when there are many seeds and too little when there is one (Davison & Hinkley 1997, sec. 3.8), so
+    what a window drawn deviates by is scaled by sqrt(W / (W - 1) / S): then their share of the variance is right for
+    any number of seeds. The seeds' own share is underestimated by (S - 1) / S, as in `bootstrap_quality`.
+    """
+    seeds = len(figures)
+    drawn = (seed_draws[:, :seeds] * seeds).astype(np.int64)
+    counts = (~np.isnan(windows)).sum(axis=-1)
+    packed = np.take_along_axis(windows, np.argsort(np.isnan(windows), axis=-1, kind="stable"), axis=-1)
+    number = counts[drawn][..., None]
+    chosen = (window_draws[:, :seeds, : windows.shape[-1]] * number).astype(np.int64)
+    present = np.arange(windows.shape[-1]) < number
+    values = np.where(present, packed[drawn[..., None], chosen], np.nan)
+    deviations = np.nan_to_num(_mean_of_present(values) - _mean_of_present(windows)[drawn])
+    scale = np.where(counts > 1, np.sqrt(counts / np.maximum(counts - 1, 1) / seeds), 0.0)
+    means: FloatArray = (figures[drawn] + scale[drawn] * deviations).mean(axis=-1)
+    return means
+
+
+def levelled(values: FloatArray, floor: float, *, higher_is_better: bool) -> FloatArray:
+    """Values (..., M) of which those that differ by less than noise are one: the mean of their group.
+
+    A group is a best value and all that are no further from it than `floor` times the mean of the two; then the best
+    of the rest begins the next. Groups do not chain: none is wider than the floor. NaN stays NaN.
+    """
+    flat = values.reshape(-1, values.shape[-1])
+    order = np.argsort(-flat if higher_is_better else flat, axis=-1, kind="stable")
+    ordered = np.take_along_axis(flat, order, axis=-1)
+    groups = np.zeros(flat.shape, dtype=np.int64)
+    anchor = ordered[:, 0].copy()
+    for place in range(1, flat.shape[-1]):
+        value = ordered[:, place]
+        apart = ~(np.abs(value - anchor) <= floor * np.abs(value + anchor) / 2)
+        anchor = np.where(apart, value, anchor)
+        groups[:, place] = groups[:, place - 1] + apart
+    numbers = groups + np.arange(len(flat))[:, None] * flat.shape[-1]
+    sums = np.bincount(numbers.ravel(), weights=ordered.ravel(), minlength=flat.size)
+    sizes = np.bincount(numbers.ravel(), minlength=flat.size)
+    means = (sums / np.maximum(sizes, 1))[numbers]
+    result = np.empty_like(flat)
+    np.put_along_axis(result, order, means, axis=-1)
+    return result.reshape(values.shape)

@@ -29,6 +29,7 @@ _HEADINGS = {
     "memory_allocated_mb": "Memory MB",
 }
 _WITH_INTERVAL = ("score", "accuracy", "f1")
+_LEVEL = "≈"
 _EMPTY = "No finished cell yet."
 _GAP = 2  # blanks between columns
 _NARROW = 100  # below this many columns, long names fold sooner
@@ -62,6 +63,7 @@ def as_table(board: Leaderboard, *, width: int) -> RenderableType:
         parts += [Text("mean over datasets", style="bold"), _fitted(_overall_columns(board.overall, width), width)]
         parts.append(Text())
     parts += [Text(f"{letter}  {flag}: {FLAG_MEANINGS[flag]}", style="dim") for flag, letter in notes.items()]
+    parts += [Text(f"{_LEVEL}  {meaning}", style="dim") for meaning in _level_meaning(board)]
     return Group(*parts) if board.rows else Text(_EMPTY)
 
 
@@ -115,6 +117,7 @@ def as_markdown(board: Leaderboard) -> str:
         heads = ["#", "Model", "Method", "Device", *(_HEADINGS[name] for name in _WITH_INTERVAL)]
         lines += ["### mean over datasets", "", *_markdown_table(heads, cells), ""]
     lines += [f"- `{flag}`: {FLAG_MEANINGS[flag]}" for flag in _note_letters(board.rows)]
+    lines += [f"- {_LEVEL} {meaning}" for meaning in _level_meaning(board)]
     return ("\n".join(lines).rstrip() if board.rows else _EMPTY) + "\n"
 
 
@@ -167,7 +170,8 @@ def _interval_column(name: str, importance: int, rows: Sequence[Row | OverallRow
 
 
 def _value_column(name: str, importance: int, rows: Sequence[Row]) -> _Column:
-    return _Column(_HEADINGS[name], importance, ([format_value(name, _value(row, name)) for row in rows],), "right")
+    values = [_levelled(name, row) or format_value(name, _value(row, name)) for row in rows]
+    return _Column(_HEADINGS[name], importance, (values,), "right")
 
 
 def _fitted(columns: Sequence[_Column], width: int) -> Table:
@@ -242,7 +246,26 @@ def _value(row: Row | OverallRow, name: str) -> float | None:
     return figure.value if figure else None
 
 
+def _levelled(name: str, row: Row | OverallRow) -> str:
+    """The value that a figure shares with other rows'; "" where it stands alone."""
+    figure = row.metrics.get(name)
+    return f"{_LEVEL}{format_value(name, figure.level)}" if figure and figure.level is not None else ""
+
+
+def _level_meaning(board: Leaderboard) -> list[str]:
+    """The footnote of levelled figures, where a table shows one."""
+    floor = board.noise_floor
+    if floor is None or not any(_levelled(name, row) for row in board.rows for name in _HEADINGS):
+        return []
+    return [
+        f"Shown as equal: on this machine, differences in latency below {100 * floor.latency_p50:.1f} % and in "
+        f"throughput below {100 * floor.throughput:.1f} % are noise."
+    ]
+
+
 def _figure(name: str, row: Row | OverallRow) -> str:
+    if text := _levelled(name, row):
+        return text
     figure = row.metrics.get(name)
     return format_interval(name, figure.value, figure.low, figure.high) if figure else MISSING
 

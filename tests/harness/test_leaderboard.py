@@ -3,12 +3,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from harness.calibration import Calibration
 from harness.errors import InputError
 from harness.leaderboard import failure_lines, standing_of, write_leaderboard
 from harness.store import RunFolder
-from runner.contract import CellSpec, Failure, encode, write_atomic
+from runner.contract import (
+    CellSpec,
+    Failure,
+    Latency,
+    Result,
+    Timing,
+    Window,
+    encode,
+    read,
+    write_atomic,
+)
 from tests.harness.builders import cell, prepared, write_result
 
 LABELS = (0, 1) * 20
@@ -109,6 +121,55 @@ def test_the_last_attempt_counts(run: RunFolder) -> None:
     for spec in SPECS[2:]:
         finish(run, spec, LABELS)
     assert standing_of(run).board.rows[0].model == "majority"
+
+
+def calibrate(run: RunFolder) -> None:
+    where = read(run.attempts(SPECS[0].cell)[0].result, Result).provenance
+    found = Calibration(
+        hostname_hash=None, cpu_model=where.cpu_model, executor=where.executor, threads=where.threads, when=0.0,
+        windows=(), latency_p50=0.02, latency_p99=0.05, throughput=0.03,
+    )  # fmt: skip
+    write_atomic(run.calibration, encode(found))
+
+
+def test_the_calibration_of_the_run_levels_speeds(run: RunFolder) -> None:
+    assert standing_of(run).board.noise_floor is None
+    calibrate(run)
+    board = standing_of(run).board
+    assert board.noise_floor is not None
+    assert (board.noise_floor.latency_p50, board.noise_floor.latency_p99, board.noise_floor.throughput) == (
+        0.02,
+        0.05,
+        0.03,
+    )
+    assert all("speed_tied" in row.flags for row in board.rows), "all results have the same latency"
+
+
+def test_a_damaged_calibration_is_named(run: RunFolder) -> None:
+    run.calibration.write_text("{")
+    with pytest.raises(InputError, match=r"calibration\.json"):
+        standing_of(run)
+
+
+def timing_of(*windows: Window) -> Timing:
+    return Timing(
+        latency=Latency(requests=9, mean_ms=1.0, std_ms=0.0), throughput=(), windows=windows, cold_start_s=None
+    )
+
+
+@pytest.mark.parametrize(
+    "timing",
+    [
+        timing_of(Window(number=1, block=1, t=0.0, seconds=1.0, requests=1, mean_ms=1.0, p50_ms=1e300)),
+        timing_of(*[Window(number=1, block=1, t=0.0, seconds=1.0, requests=1, mean_ms=1.0, p50_ms=1.0)] * 1001),
+    ],
+)
+def test_windows_beyond_measure_are_that_cells_failure(run: RunFolder, timing: Timing) -> None:
+    (attempt,) = run.attempts(SPECS[0].cell)
+    result = read(attempt.result, Result)
+    write_atomic(attempt.result, encode(msgspec.structs.replace(result, timing=timing)))
+    (failure,) = standing_of(run).failures
+    assert failure.cell == SPECS[0].cell
 
 
 def test_the_leaderboard_on_disk(run: RunFolder) -> None:

@@ -3,11 +3,12 @@ import io
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from harness.board import FLAG_MEANINGS, Figure, Leaderboard, OverallRow, Row
+from harness.board import FLAG_MEANINGS, Figure, Leaderboard, NoiseFloor, OverallRow, Row
 from harness.report.tables import as_csv, as_json, as_markdown, as_table
 
 WIDTHS = (40, 60, 80, 100, 120, 160, 240)
@@ -112,6 +113,26 @@ def test_means_over_datasets() -> None:
     for text in (draw(leaderboard, 80), as_markdown(leaderboard)):
         assert "mean over datasets" in text
         assert "0.500 [0.478–0.521]" in text
+
+
+def test_speeds_that_are_level_are_shown_as_one_value() -> None:
+    def timed(value: float, level: float | None) -> dict[str, Figure]:
+        return figures() | {"latency_median_ms": Figure(value=value, low=value, high=value, level=level)}
+
+    rows = row("a", metrics=timed(12.1, 12.3)), row("b", metrics=timed(12.5, 12.3)), row("c", metrics=timed(19.0, None))
+    noise = NoiseFloor(
+        latency_p50=0.041, latency_p99=0.2, throughput=0.033, cpu_model=None, executor="native", threads=1
+    )
+    leaderboard = msgspec.structs.replace(board(*rows), noise_floor=noise)
+    for text in (draw(leaderboard, 160), as_markdown(leaderboard)):
+        assert text.count("≈12.3") == 2
+        assert "12.1" not in text and "12.5" not in text
+        assert "19.0" in text and "≈19.0" not in text
+        assert "below 4.1 %" in " ".join(text.split()) and "below 3.3 %" in " ".join(text.split())
+    latencies = [line["latency_median_ms"] for line in csv.DictReader(io.StringIO(as_csv(leaderboard)))]
+    assert latencies == ["12.1", "12.5", "19.0"]
+    none_level = msgspec.structs.replace(board(row("a")), noise_floor=noise)
+    assert "≈" not in draw(none_level, 160) + as_markdown(none_level)
 
 
 def test_an_empty_board_says_so() -> None:
