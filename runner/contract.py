@@ -611,6 +611,24 @@ class Result(Base, frozen=True, kw_only=True):
     provenance: Provenance
 
 
+class Batches(Base, frozen=True, kw_only=True):
+    """The sizes that are used: in training, and in validation and scoring."""
+
+    batch_size: Positive
+    accumulation: Positive
+    evaluation_batch_size: Positive
+
+
+def batches_of(spec: CellSpec) -> Batches:
+    """What was asked for, or the fallback where it says otherwise."""
+    instead = spec.fallback or Fallback(reason="")
+    return Batches(
+        batch_size=instead.batch_size or spec.training.batch_size,
+        accumulation=instead.accumulation or spec.training.accumulation,
+        evaluation_batch_size=instead.evaluation_batch_size or spec.evaluation.batch_size,
+    )
+
+
 class Checkpoint(Base, frozen=True, kw_only=True):
     """`checkpoint/state.json`: what an attempt has completed, from which a later attempt at the same cell goes on. The
     host may make one of a finished attempt (`checkpoint_of`) to have only its speed measured again."""
@@ -618,9 +636,7 @@ class Checkpoint(Base, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     identity: str
     runner_version: str
-    batch_size: Positive  # in training
-    accumulation: Positive
-    evaluation_batch_size: Positive  # in scoring
+    batches: Batches
     phases: dict[Phase, float]  # those completed -> seconds
     files: dict[str, str]  # what they left: path in the attempt's folder -> sha256
     choices: dict[str, Choice] = {}
@@ -745,13 +761,10 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
 def checkpoint_of(spec: CellSpec, result: Result, folder: Path) -> Checkpoint:
     """A finished attempt as one whose phase `time` is still to come; `folder` holds its adapter and predictions. What
     belongs to the machine it ran on (cold start) is left out. Raises OSError."""
-    fallback = spec.fallback
     return Checkpoint(
         identity=result.identity,
         runner_version=spec.runner_version,
-        batch_size=(fallback and fallback.batch_size) or spec.training.batch_size,
-        accumulation=(fallback and fallback.accumulation) or spec.training.accumulation,
-        evaluation_batch_size=(fallback and fallback.evaluation_batch_size) or spec.evaluation.batch_size,
+        batches=batches_of(spec),
         phases={phase: seconds for phase, seconds in result.phases.items() if phase != "time"},
         files=digests(folder, (ADAPTER_FOLDER, PREDICTIONS_FILE)),
         choices={name: choice for name, choice in result.effective.items() if name not in PLACE_CHOICES},
@@ -765,10 +778,16 @@ def checkpoint_of(spec: CellSpec, result: Result, folder: Path) -> Checkpoint:
 def read(path: Path, kind: type[T]) -> T:
     """Read one contract file strictly. Raises ContractError, OSError."""
     with open_plain(path, FILE_BYTES) as file:
-        data = file.read(FILE_BYTES)
+        data = file.read(os.fstat(file.fileno()).st_size + 1)  # one that grows on is not read on
     try:
-        _check_version(path, data)
-        return msgspec.json.decode(data, type=kind)
+        try:
+            found = msgspec.json.decode(data, type=kind)
+        except msgspec.ValidationError:
+            _check_version(path, data)
+            raise
+        if getattr(found, "schema_version", SCHEMA_VERSION) > SCHEMA_VERSION:
+            _check_version(path, data)
+        return found
     except msgspec.ValidationError as error:
         raise ContractError(f"{path}: {_clipped(error)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -786,7 +805,7 @@ class _Versioned(msgspec.Struct):
 
 
 def _check_version(path: Path, data: bytes) -> None:
-    """Comes before the fields: a newer file has fields unknown here, and its version is the better explanation."""
+    """A newer file has fields unknown here, and its version is the better explanation."""
     version = msgspec.json.decode(data, type=_Versioned).schema_version
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ContractError(f"{path}: schema_version {version} is newer than this program's ({SCHEMA_VERSION})")

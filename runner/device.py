@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.contract import Choice, Device, DeviceInfo
@@ -41,6 +44,7 @@ def info() -> DeviceInfo:
             device="cpu",
             device_reason="the runner's packages are not installed",
             available=(),
+            cpu_model=cpu_model(),
             packages=package_versions(),
             missing=missing,
         )
@@ -54,8 +58,33 @@ def info() -> DeviceInfo:
         device_reason=choice.reason,
         available=available,
         gpus=gpus,
+        cpu_model=cpu_model(),
         packages=package_versions(),
     )
+
+
+def cpu_model() -> str | None:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or None
+
+
+def keep_on(cores: tuple[int, ...]) -> Choice:
+    """Keep this process on these cores, or on any where they cannot be had. Threads that exist already stay where they
+    are: this comes before the numeric libraries. The choice's value is None where the process is on any core."""
+    if not hasattr(os, "sched_setaffinity"):
+        return Choice(value=None, reason="this system cannot keep a process on some cores: it runs on any")
+    before = os.sched_getaffinity(0)
+    names = ",".join(map(str, cores))
+    with contextlib.suppress(OSError, ValueError, OverflowError):
+        os.sched_setaffinity(0, cores)
+        if os.sched_getaffinity(0) == set(cores):  # the kernel leaves out those it does not have
+            return Choice(value=names, reason="given by the host")
+    os.sched_setaffinity(0, before)
+    return Choice(value=None, reason=f"not all of the cores {names} can be had here: it runs on any")
 
 
 def _available() -> list[Device]:
@@ -130,7 +159,33 @@ def make_deterministic(seed: int, threads: int) -> None:
     np.random.seed(seed)  # libraries draw from the global stream
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
+    with contextlib.suppress(
+        RuntimeError
+    ):  # only the first cell of a process can; nothing here runs operations side by side
+        torch.set_num_interop_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def random_states(device: Device) -> dict[str, torch.Tensor]:
+    """The streams that dropout draws from: uint8 tensors on the CPU."""
+    import torch
+
+    states = {"cpu": torch.get_rng_state()}
+    if device == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state()
+    elif device == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_random_states(states: dict[str, torch.Tensor]) -> None:
+    import torch
+
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
+    if "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
 
 
 def grad_scaler(dtype: str) -> torch.amp.GradScaler:

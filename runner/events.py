@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -15,10 +17,13 @@ from runner.contract import Event
 
 
 class EventLog:
-    """Writes each event as one whole line at once, so that a reader that follows the file sees whole lines."""
+    """Writes each event as one whole line at once, so that a reader that follows the file sees whole lines. The file is
+    locked while the log is open: a host that starts again can tell by it whether the attempt still runs."""
 
     def __init__(self, path: Path, cell: str) -> None:
         self._file: IO[bytes] = path.open("ab", buffering=0)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._cell = cell
         self._seq = 0
         self._torn = False  # whether the file may end in half a line

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import time
-from pathlib import Path
 
 from runner.contract import CellSpec, Provenance, usable_cores
-from runner.device import package_versions
+from runner.device import cpu_model, package_versions
 
 
 def collect(spec: CellSpec, started: float) -> Provenance:
@@ -19,8 +19,8 @@ def collect(spec: CellSpec, started: float) -> Provenance:
         finished=time.time(),
         hostname_hash=hashlib.sha256(platform.node().encode()).hexdigest()[:12],
         os=platform.platform(),
-        cpu_model=_cpu_model(),
-        cores=usable_cores(),
+        cpu_model=cpu_model(),
+        cores=os.cpu_count() or 1 if spec.cores else usable_cores(),  # one that is kept on some can use no others
         threads=spec.threads,
         ram_mb=psutil.virtual_memory().total / 2**20,
         gpu_model=_gpu_model(spec.device),
@@ -35,15 +35,6 @@ def collect(spec: CellSpec, started: float) -> Provenance:
         image_digest=spec.image_digest,
         limits=spec.limits,
     )
-
-
-def _cpu_model() -> str | None:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine() or None
 
 
 def _gpu_model(device: str) -> str | None:

@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from runner import device as devices
-from runner.contract import CellSpec, Choice, Event, Split, TrainingReport
+from runner.checkpoint import TrainingStore, put, read_tensors
+from runner.clock import Clock
+from runner.contract import CellSpec, Choice, Event, Split, TrainingReport, TrainingSpec, batches_of
 from runner.data.prepared import Rows
 from runner.scoring import BaselinePredictor, Predictor, TransformerPredictor
 from runner.training import Encoded, Trainer, plan_schedule
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from runner.models.load import LoadedModel
 
 Emit = Callable[[Event], None]
+Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -32,41 +37,66 @@ class Size:
 
 
 class Subject(Protocol):
-    merged: bool
+    """`resumes`: whether what it has trained can be kept and brought back. `trained_files`: the best weights in the
+    checkpoint, with their sha256. `earlier_s`: seconds of training in the attempts that this one went on from."""
 
-    def load(self) -> dict[str, Choice]: ...
+    merged: bool
+    resumes: bool
+    trained_files: dict[str, str]
+    earlier_s: float
+
+    def load(self, adapter: Path | None = None) -> dict[str, Choice]:
+        """The untrained model, or the trained one that `export` left in `adapter`."""
+        ...
+
+    def restore(self, weights: Path) -> bool:
+        """Put trained weights from the checkpoint into the loaded model; False where they do not belong to it."""
+        ...
+
     def loaded_predictor(self) -> Predictor | None:
         """The model as it was loaded, untrained, for the cold start; None where there is none before training."""
         ...
 
     def tokenize(self) -> None: ...
-    def train(self, emit: Emit) -> TrainingReport | None: ...
+    def train(self, emit: Emit, warn: Warn, clock: Clock) -> TrainingReport | None: ...
     def export(self, folder: Path) -> None: ...
     def predictor(self) -> Predictor: ...
     def size(self) -> Size: ...
 
 
-def subject_for(spec: CellSpec, splits: dict[Split, Rows], scratch_folder: Path) -> Subject:
+def subject_for(spec: CellSpec, splits: dict[Split, Rows], out: Path) -> Subject:
     if spec.model.kind == "baseline":
         return BaselineSubject(spec, splits)
-    return TransformerSubject(spec, splits, scratch_folder)
+    return TransformerSubject(spec, splits, out)
+
+
+def training_of(spec: CellSpec) -> TrainingSpec:
+    """As asked for, with the batches that are used."""
+    sizes = batches_of(spec)
+    return msgspec.structs.replace(spec.training, batch_size=sizes.batch_size, accumulation=sizes.accumulation)
 
 
 class BaselineSubject:
     """`majority` and `tfidf-logreg`: nothing to load or tokenize, nothing kept (refitting takes seconds)."""
 
     merged = False
+    resumes = False
+    earlier_s = 0.0
 
     def __init__(self, spec: CellSpec, splits: dict[Split, Rows]) -> None:
+        self.trained_files: dict[str, str] = {}
         self._spec = spec
         self._splits = splits
         self._baseline: Baseline | None = None
 
-    def load(self) -> dict[str, Choice]:
+    def load(self, adapter: Path | None = None) -> dict[str, Choice]:
         from runner.models.baselines import baseline
 
         self._baseline = baseline(self._spec.model.name, seed=self._spec.seed)
         return {"device": Choice(value="cpu", reason="baselines run on the CPU")}
+
+    def restore(self, weights: Path) -> bool:
+        return False
 
     def loaded_predictor(self) -> None:
         return
@@ -74,7 +104,7 @@ class BaselineSubject:
     def tokenize(self) -> None:
         return
 
-    def train(self, emit: Emit) -> None:
+    def train(self, emit: Emit, warn: Warn, clock: Clock) -> None:
         assert self._baseline is not None
         rows = self._splits["train"]
         self._baseline.fit(rows.texts, rows.labels, len(self._spec.dataset.label_names))
@@ -94,22 +124,30 @@ class BaselineSubject:
 class TransformerSubject:
     """A transformer with a classification head under LoRA, full or frozen training."""
 
-    def __init__(self, spec: CellSpec, splits: dict[Split, Rows], scratch_folder: Path) -> None:
+    resumes = True
+
+    def __init__(self, spec: CellSpec, splits: dict[Split, Rows], out: Path) -> None:
         self._spec = spec
+        self._training = training_of(spec)
         self._splits = splits
-        self._checkpoint = scratch_folder / "checkpoint" / "best.safetensors"
+        self._out = out
         self._dtype = devices.compute_dtype(spec.device)
         self._encoded: dict[Split, Encoded] = {}
         self.merged = False
+        self.trained_files: dict[str, str] = {}
+        self.earlier_s = 0.0
 
-    def load(self) -> dict[str, Choice]:
+    def load(self, adapter: Path | None = None) -> dict[str, Choice]:
         from runner.models.load import load
+        from runner.models.merge import load_saved
 
         spec = self._spec
         devices.make_deterministic(spec.seed, spec.threads)
-        self._loaded: LoadedModel = load(spec, self._splits["train"].texts)
+        self._loaded: LoadedModel = (
+            load(spec, self._splits["train"].texts) if adapter is None else load_saved(spec, adapter)
+        )
         self._loaded.model.to(spec.device)
-        schedule = plan_schedule(len(self._splits["train"].texts), spec.training)
+        schedule = plan_schedule(len(self._splits["train"].texts), self._training)
         epochs_reason = "as configured"
         if schedule.epochs > spec.training.epochs:
             epochs_reason = (
@@ -121,9 +159,11 @@ class TransformerSubject:
             "device": Choice(value=spec.device, reason=spec.device_reason),
             "dtype": self._dtype,
             "epochs": Choice(value=schedule.epochs, reason=epochs_reason),
-            "batch_size": Choice(value=spec.training.batch_size, reason="as configured"),
-            "accumulation": Choice(value=spec.training.accumulation, reason="as configured"),
         }
+
+    def restore(self, weights: Path) -> bool:
+        trained = {name: p for name, p in self._loaded.model.named_parameters() if p.requires_grad}
+        return put(read_tensors(weights), trained)
 
     def loaded_predictor(self) -> TransformerPredictor:
         return self._make_predictor()
@@ -134,23 +174,27 @@ class TransformerSubject:
             rows = self._splits[split]
             self._encoded[split] = Encoded(input_ids=predictor.encode(rows.texts), labels=rows.labels)
 
-    def train(self, emit: Emit) -> TrainingReport:
-        validator = self._make_predictor()
-        batch_size = self._spec.evaluation.batch_size
-        report = Trainer(
+    def train(self, emit: Emit, warn: Warn, clock: Clock) -> TrainingReport:
+        spec, validator = self._spec, self._make_predictor()
+        sizes = batches_of(spec)
+        key = f"{spec.identity} {spec.runner_version} {sizes.batch_size} x {sizes.accumulation}"
+        store = TrainingStore(self._out, key, warn)
+        trainer = Trainer(
             loaded=self._loaded,
             train=self._encoded["train"],
             validation=self._encoded["validation"],
-            spec=self._spec.training,
-            seed=self._spec.seed,
-            device=self._spec.device,
+            spec=self._training,
+            seed=spec.seed,
+            device=spec.device,
             dtype=str(self._dtype.value),
-            checkpoint=self._checkpoint,
-            predict=lambda ids: validator.predict_encoded(ids, batch_size),
+            store=store,
+            predict=lambda ids: validator.predict_encoded(ids, sizes.evaluation_batch_size),
             emit=emit,
-        ).run()
-        self._checkpoint.unlink()
-        self._checkpoint.parent.rmdir()
+            clock=clock,
+        )
+        report = trainer.run()
+        self.trained_files = store.best_file()
+        self.earlier_s = trainer.earlier_s
         return report
 
     def export(self, folder: Path) -> None:

@@ -1,22 +1,25 @@
 """The training loop: AdamW, linear schedule with capped warm-up, accumulation, length-bucketed batches, best
-checkpoint by macro F1 on the validation split, early stopping. Read it top to bottom.
+weights by macro F1 on the validation split, early stopping. Read it top to bottom.
 
-Deterministic under a seed: data order comes from one numpy Generator, dropout from torch's seeded stream.
+Deterministic under a seed: data order comes from one numpy Generator, dropout from torch's seeded stream. Both, the
+weights and the optimiser are saved as training goes on, so that a later attempt takes the same course to the same end.
 """
 
 from __future__ import annotations
 
 import math
-import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runner import device as devices
+from runner.checkpoint import Course, TrainingState, TrainingStore, put
+from runner.clock import Clock, per_second
 from runner.contract import CurvePoint, Device, Event, Metrics, Progress, TrainingReport, TrainingSpec
 from runner.errors import RunnerError
 from runner.tasks import classification
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 LENGTH_POOL_BATCHES = 32  # batches shuffled together before they are sorted by length
 PROGRESS_EVERY_S = 1.0
+SAVE_EVERY_S = 30.0  # and at every evaluation ...
+SAVE_PAUSE = 20  # ... but between evaluations never more than a twentieth of the time goes into saving
+RANDOM = "random."  # beside the optimiser's tensors: the states of the random streams
 
 
 @dataclass(frozen=True)
@@ -85,19 +91,42 @@ def epoch_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random.Ge
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-@dataclass
-class _Best:
-    """The best checkpoint so far, and how long ago it was worth the wait."""
+@dataclass(frozen=True)
+class _Machinery:
+    """What changes the weights."""
 
-    f1: float = -1.0
-    step: int = 0
-    patience_f1: float = -1.0
-    misses: int = 0
+    parameters: list[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        return tuple(group["lr"] for group in self.optimizer.param_groups)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The optimiser's, by number of the parameter and name."""
+        states = self.optimizer.state_dict()["state"]
+        return {f"{number}.{name}": tensor for number, state in states.items() for name, tensor in state.items()}
+
+    def load(self, state: TrainingState, tensors: dict[str, torch.Tensor]) -> None:
+        states: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+        for key, tensor in tensors.items():
+            number, _, name = key.partition(".")
+            states[int(number)][name] = tensor.clone()  # off the file's memory, aligned as it was
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": dict(states), "param_groups": groups})
+        for group, rate in zip(self.optimizer.param_groups, state.rates, strict=True):
+            group["lr"] = rate
+        self.scheduler.load_state_dict(dict(state.scheduler))
+        if state.scaler:
+            self.scaler.load_state_dict(state.scaler)
 
 
 @dataclass
 class Trainer:
-    """One training of one model. `predict` maps token ids to probabilities with the model as it now is."""
+    """One training of one model. `predict` maps token ids to probabilities with the model as it now is. `earlier_s`:
+    seconds of the attempts that this one goes on from, known once it runs."""
 
     loaded: LoadedModel
     train: Encoded
@@ -106,52 +135,106 @@ class Trainer:
     seed: int
     device: Device
     dtype: str
-    checkpoint: Path
+    store: TrainingStore
     predict: Callable[[Sequence[list[int]]], NDArray[np.float64]]
     emit: Callable[[Event], None]
-    _best: _Best = field(default_factory=_Best)
-    _loss_curve: list[CurvePoint] = field(default_factory=list)
-    _validation_curve: list[CurvePoint] = field(default_factory=list)
+    clock: Clock
+    earlier_s: float = 0.0
+    _at: Course = field(default_factory=Course)
+    _started_s: float = 0.0  # by the clock, as the two below
+    _saved_s: float = 0.0
+    _saving_s: float = 0.0  # how long that took
 
     def run(self) -> TrainingReport:
-        """Trains, leaves the model with its best weights. Raises RunnerError(nan_loss)."""
+        """Trains, or goes on where an earlier attempt was; leaves the model with its best weights. Raises
+        RunnerError(nan_loss)."""
+        schedule = plan_schedule(len(self.train.labels), self.spec)
+        machinery = self._machinery(schedule)
+        self._resume(machinery)
+        self._started_s = self._saved_s = self.clock()
+        reported_s = -math.inf
+        at = self._at
+        for batches in islice(self._steps(schedule), at.step, None):
+            if at.stopped:
+                break
+            loss = self._step(batches, machinery)
+            at.step += 1
+            at.samples += sum(len(batch) for batch in batches)
+            at.loss_curve.append(CurvePoint(step=at.step, values={"loss": loss}))
+            if self.clock() - reported_s >= PROGRESS_EVERY_S:
+                reported_s = self.clock()
+                self._report(schedule, loss, machinery)
+            if at.step % schedule.eval_every == 0 or at.step == schedule.steps:
+                self._evaluate(schedule)
+                self._save(machinery)
+            elif self.clock() - self._saved_s >= max(SAVE_EVERY_S, SAVE_PAUSE * self._saving_s):
+                self._save(machinery)
+        restored = put(self.store.best(), self._trained_tensors())
+        assert restored
+        return self._told(schedule)
+
+    def _told(self, schedule: Schedule) -> TrainingReport:
+        at, seconds = self._at, self._seconds()
+        return TrainingReport(
+            steps=at.step,
+            epochs=at.step / schedule.steps_per_epoch,
+            samples_seen=at.samples,
+            seconds=seconds,
+            samples_per_s=per_second(at.samples, seconds),
+            best_step=at.best_step,
+            best_f1=at.best_f1,
+            stopped_early=at.stopped and at.step < schedule.steps,
+            loss_curve=tuple(at.loss_curve),
+            validation_curve=tuple(at.validation_curve),
+        )
+
+    def _seconds(self) -> float:
+        return self.earlier_s + self.clock() - self._started_s
+
+    # --- going on -----------------------------------------------------------------------------
+
+    def _resume(self, machinery: _Machinery) -> None:
+        point = self.store.load()
+        if point is None:
+            return
+        if not put(point.weights, self._trained_tensors()):
+            self.store.refuse("its weights are not those of this model")
+            return
+        tensors = {name: tensor for name, tensor in point.optimizer.items() if not name.startswith(RANDOM)}
+        machinery.load(point.state, tensors)
+        devices.set_random_states(
+            {name.removeprefix(RANDOM): point.optimizer[name] for name in point.optimizer.keys() - tensors.keys()}
+        )
+        self._at = point.state.course
+        self.earlier_s = point.state.seconds
+
+    def _save(self, machinery: _Machinery) -> None:
+        begun_s = self.clock()
+        state = TrainingState(
+            key=self.store.key,
+            seconds=self._seconds(),
+            course=self._at,
+            rates=machinery.rates,
+            scheduler=machinery.scheduler.state_dict(),
+            scaler=machinery.scaler.state_dict(),
+        )
+        random = {RANDOM + name: tensor for name, tensor in devices.random_states(self.device).items()}
+        self.store.save(state, self._trained_tensors(), machinery.tensors() | random)
+        self._saved_s = self.clock()
+        self._saving_s = self._saved_s - begun_s
+
+    def _trained_tensors(self) -> dict[str, torch.Tensor]:
+        return {name: p for name, p in self.loaded.model.named_parameters() if p.requires_grad}
+
+    # --- a step -------------------------------------------------------------------------------
+
+    def _machinery(self, schedule: Schedule) -> _Machinery:
         import torch
 
-        schedule = plan_schedule(len(self.train.labels), self.spec)
         parameters = [p for p in self.loaded.model.parameters() if p.requires_grad]
         optimizer = self._optimizer(parameters)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)
-        scaler = devices.grad_scaler(self.dtype)
-        started = reported = time.perf_counter()
-        step = samples = 0
-        stopped = False
-        for step, batches in enumerate(self._steps(schedule), start=1):
-            loss = self._step(batches, parameters, optimizer, scheduler, scaler)
-            samples += sum(len(batch) for batch in batches)
-            self._loss_curve.append(CurvePoint(step=step, values={"loss": loss}))
-            now = time.perf_counter()
-            if now - reported >= PROGRESS_EVERY_S or step == 1:
-                reported = now
-                self._report(step, schedule, loss, samples / (now - started), optimizer)
-            if step % schedule.eval_every == 0 or step == schedule.steps:
-                self._evaluate(step)
-                if self._best.misses >= self.spec.patience and step >= schedule.earliest_stop:
-                    stopped = step < schedule.steps
-                    break
-        self._restore()
-        seconds = time.perf_counter() - started
-        return TrainingReport(
-            steps=step,
-            epochs=step / schedule.steps_per_epoch,
-            samples_seen=samples,
-            seconds=seconds,
-            samples_per_s=samples / seconds,
-            best_step=self._best.step,
-            best_f1=self._best.f1,
-            stopped_early=stopped,
-            loss_curve=tuple(self._loss_curve),
-            validation_curve=tuple(self._validation_curve),
-        )
+        return _Machinery(parameters, optimizer, scheduler, devices.grad_scaler(self.dtype))
 
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """Weight decay on matrices only: biases and norms are vectors."""
@@ -177,18 +260,12 @@ class Trainer:
             for start in range(0, len(batches), self.spec.accumulation):
                 yield batches[start : start + self.spec.accumulation]
 
-    def _step(
-        self,
-        batches: list[NDArray[np.int64]],
-        parameters: list[torch.nn.Parameter],
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
-        scaler: torch.amp.GradScaler,
-    ) -> float:
+    def _step(self, batches: list[NDArray[np.int64]], machinery: _Machinery) -> float:
         """One optimiser step; the mean loss of its examples."""
         import torch
 
         model = self.loaded.model.train()
+        optimizer, scaler = machinery.optimizer, machinery.scaler
         examples = sum(len(batch) for batch in batches)
         total = torch.zeros((), device=self.device)
         for batch in batches:
@@ -201,38 +278,39 @@ class Trainer:
             total += loss.detach()
         mean = float(total)
         if not math.isfinite(mean):
-            raise _nan_loss(f"the loss became {mean}", len(self._loss_curve) + 1)
+            raise _nan_loss(f"the loss became {mean}", self._at.step + 1)
         scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(parameters, self.spec.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(machinery.parameters, self.spec.max_grad_norm)
         scale = scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
         if scaler.get_scale() >= scale:  # lowered: fp16 overflowed and this step was skipped
-            scheduler.step()
+            machinery.scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         return mean
 
-    def _report(
-        self, step: int, schedule: Schedule, loss: float, samples_per_s: float, optimizer: torch.optim.Optimizer
-    ) -> None:
-        left = (schedule.steps - step) * self.spec.batch_size * self.spec.accumulation
+    def _report(self, schedule: Schedule, loss: float, machinery: _Machinery) -> None:
+        at = self._at
+        left = (schedule.steps - at.step) * self.spec.batch_size * self.spec.accumulation
+        rate = per_second(at.samples, self._seconds())
         self.emit(
             Progress(
                 phase="train",
-                step=step,
+                step=at.step,
                 steps=schedule.steps,
                 loss=loss,
-                learning_rate=optimizer.param_groups[0]["lr"],
-                samples_per_s=samples_per_s,
-                eta_s=left / samples_per_s,
+                learning_rate=machinery.rates[0],
+                samples_per_s=rate,
+                eta_s=left / rate if rate else None,
             )
         )
 
-    def _evaluate(self, step: int) -> None:
-        """Score the validation split; keep the weights if they are the best so far."""
+    def _evaluate(self, schedule: Schedule) -> None:
+        """Score the validation split: whether these weights are the best so far, and whether to go on."""
+        at = self._at
         probabilities = self.predict(self.validation.input_ids)
         if not np.isfinite(probabilities).all():  # the last update broke the weights: no loss comes after it
-            raise _nan_loss("the validation loss became nan", step)
+            raise _nan_loss("the validation loss became nan", at.step)
         labels = self.validation.labels
         picked = np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None)
         predicted = probabilities.argmax(axis=1).astype(np.int64)
@@ -242,35 +320,15 @@ class Trainer:
             "accuracy": float((predicted == labels).mean()),
             "f1": f1,
         }
-        self._validation_curve.append(CurvePoint(step=step, values=values))
-        self.emit(Metrics(phase="train", split="validation", step=step, values=values))
-        if f1 > self._best.f1:
-            self._best.f1, self._best.step = f1, step
-            self._save()
-        if f1 > self._best.patience_f1 + self.spec.min_delta:
-            self._best.patience_f1, self._best.misses = f1, 0
+        at.validation_curve.append(CurvePoint(step=at.step, values=values))
+        self.emit(Metrics(phase="train", split="validation", step=at.step, values=values))
+        if f1 > at.best_f1:
+            at.best_f1, at.best_step = f1, at.step
+        if f1 > at.patience_f1 + self.spec.min_delta:
+            at.patience_f1, at.misses = f1, 0
         else:
-            self._best.misses += 1
-
-    def _trained_tensors(self) -> dict[str, torch.Tensor]:
-        return {name: p for name, p in self.loaded.model.named_parameters() if p.requires_grad}
-
-    def _save(self) -> None:
-        from safetensors.torch import save_file
-
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.checkpoint.with_suffix(".tmp")
-        save_file({name: p.detach().contiguous().cpu() for name, p in self._trained_tensors().items()}, temporary)
-        temporary.replace(self.checkpoint)
-
-    def _restore(self) -> None:
-        import torch
-        from safetensors.torch import load_file
-
-        best = load_file(self.checkpoint)
-        with torch.no_grad():
-            for name, parameter in self._trained_tensors().items():
-                parameter.copy_(best[name])
+            at.misses += 1
+        at.stopped = at.misses >= self.spec.patience and at.step >= schedule.earliest_stop
 
 
 def _nan_loss(what: str, step: int) -> RunnerError:

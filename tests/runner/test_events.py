@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import math
 from collections.abc import Callable
@@ -108,3 +109,27 @@ def test_the_file_is_closed_and_not_emptied(path: Path, events_of: Read) -> None
         with pytest.raises(ValueError, match="closed"):
             log.emit(Warned(message="late"))
     assert [event.message for event in events_of(path.parent)] == ["one", "two"]
+
+
+def test_the_file_is_locked_as_long_as_the_log_is_open(path: Path) -> None:
+    def lock() -> None:
+        with path.open("rb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with EventLog(path, "c") as log:
+        log.emit(Warned(message="here"))
+        with pytest.raises(BlockingIOError):
+            lock()
+    lock()
+
+
+def test_a_file_system_without_locks_is_no_hindrance(
+    path: Path, events_of: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("runner.events.fcntl.flock", refuse)
+    with EventLog(path, "c") as log:
+        log.emit(Warned(message="told"))
+    assert len(events_of(path.parent)) == 1
