@@ -15,6 +15,11 @@ from runner import __version__
 # Command -> (module under harness.cli, help). Modules load when their command runs: `--help` must be instant.
 COMMANDS = {
     "run": ("run", "Run a suite, or your own file, and rank the models."),
+    "attach": ("attach", "Follow a run until it ends, whoever started it."),
+    "status": ("status", "Say how far a run is, or all runs are."),
+    "stop": ("stop", "Stop a run; finished cells are kept."),
+    "resume": ("resume", "Finish what a run lacks."),
+    "explain": ("explain", "Tell what became of a cell, attempt by attempt, and why."),
     "leaderboard": ("leaderboard", "Show the ranking of a run."),
     "fetch": ("fetch", "Fetch models and prepare datasets, so that runs need no network."),
     "models": ("models", "List and show models."),
@@ -32,7 +37,7 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:  # `moodbench ... | head`: caught before click would end with 1, "some cell failed"
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return int(ExitCode.INTERRUPTED if ctx.invoked_subcommand == "run" else ExitCode.OK)
+            return int(ExitCode.INTERRUPTED if ctx.invoked_subcommand in ("run", "resume") else ExitCode.OK)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

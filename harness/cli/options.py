@@ -123,3 +123,10 @@ results_option = click.option(
     show_default=True,
     help="Folder that holds the runs.",
 )
+detach_option = click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
+json_lines_option = click.option(
+    "--json",
+    "json_lines",
+    is_flag=True,
+    help="Events as JSON lines on stdout, nothing else there; the last is run_finished, unless an option is wrong.",
+)

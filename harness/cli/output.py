@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 
-def echo_json(data: Any) -> None:
+def echo_json(data: Any, *, indent: int = 2) -> None:
+    """`indent` 0: all on one line."""
     import msgspec
 
-    click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
+    click.echo(msgspec.json.format(msgspec.json.encode(data), indent=indent).decode())
 
 
 def echo_entry(entry: dict[str, Any], as_json: bool) -> None:
@@ -41,3 +45,13 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right
     for row in rows:
         table.add_row(*map(Text, row))
     Console(highlight=False).print(table)
+
+
+def program_name() -> str:
+    """How the user can call this program from where they are."""
+    if shutil.which("moodbench"):
+        return "moodbench"
+    here = Path(sys.argv[0])
+    if here.name != "moodbench":
+        return "python -m harness.cli"
+    return str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else str(here)

@@ -2,51 +2,61 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from harness.errors import ExitCode, MoodBenchError
-from harness.state import RunState
+from harness.state import RunFinished, RunState
 from runner.contract import Event
 
 
 class Display(Protocol):
     """Told of every event, after the state has taken it in."""
 
+    tells_all: bool  # also what was told before the display came
+
     def show(self, event: Event, state: RunState) -> None: ...
 
-    def note(self, message: str) -> None:
-        """Something to know that is no event of the run, such as what is being prepared."""
+    def tick(self) -> None:
+        """Called a few times a second; only here, and in `show`, is anything drawn."""
         ...
 
-    def close(self, exit_code: int | None = None) -> None:
-        """Nothing more comes. `exit_code`: of an error or Ctrl-C that ended the run, None where there was neither."""
+    def pause(self) -> None:
+        """Leave the terminal to a question until the next `tick`."""
+        ...
+
+    def close(self, ending: RunFinished | None = None) -> None:
+        """Nothing more comes. `ending`: of a command that an error or Ctrl-C ended, None where there was neither."""
         ...
 
 
 @contextmanager
 def closing_display(display: Display) -> Iterator[Display]:
     """The display for a block; closed whichever way the block ends."""
-    exit_code: int | None = None
+    ending: RunFinished | None = None
     try:
         yield display
     except MoodBenchError as error:
-        exit_code = int(error.exit_code)
+        ending = _broken(int(error.exit_code), error.message, error.hint)
         raise
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        exit_code = int(ExitCode.INTERRUPTED)
+    except KeyboardInterrupt:
+        ending = RunFinished(outcome="interrupted", exit_code=int(ExitCode.INTERRUPTED), t=time.time())
         raise
     except BrokenPipeError:  # nobody is left to be told
         raise
-    except Exception:  # a fault of ours: Python ends with 1
-        exit_code = 1
+    except Exception as error:  # a fault of ours: Python ends with 1
+        ending = _broken(1, f"{type(error).__name__}: {error}", "report it")
         raise
     finally:
-        display.close(exit_code)
+        display.close(ending)
+
+
+def _broken(exit_code: int, message: str, hint: str) -> RunFinished:
+    return RunFinished(outcome="broken", exit_code=exit_code, message=message, hint=hint, t=time.time())
 
 
 def choose_display(json_lines: bool) -> Display:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from harness.metrics import format_value
-from harness.state import CellState, PlannedCell, RunFinished, RunStarted
+from harness.state import CellRetried, CellState, LeaseEnded, LeaseGranted, PlannedCell, RunFinished, RunStarted
 from harness.text import clean
-from runner.contract import Progress, Summary
+from runner.contract import Fallback, Progress, Summary
 
 
 def duration(seconds: float) -> str:
@@ -53,6 +53,34 @@ def failure_words(cell: CellState) -> list[str]:
         return []
     lines = [clean(failure.message), f"hint: {clean(failure.hint)}"]
     return [*lines, f"log: {clean(failure.log)}"] if failure.log else lines
+
+
+def retry_words(event: CellRetried) -> list[str]:
+    """The lines that say that an attempt failed, and what follows."""
+    when = f"again in {duration(event.delay_s)}" if event.delay_s else "again"
+    words = f"attempt {event.attempt} failed ({event.kind}): {event.message}"
+    follows = f"{when}, since {event.why}" + (f" ({fallback_words(event.fallback)})" if event.fallback else "")
+    return [clean(words), clean(follows), *([clean(f"log: {event.log}")] if event.log else [])]
+
+
+def fallback_words(fallback: Fallback) -> str:
+    """`batch size 8, accumulation 8`."""
+    parts = (
+        ("batch size", fallback.batch_size),
+        ("accumulation", fallback.accumulation),
+        ("evaluation batch size", fallback.evaluation_batch_size),
+        ("largest batch timed", fallback.throughput_batch_size),
+    )
+    return ", ".join(f"{name} {value}" for name, value in parts if value is not None)
+
+
+def window_words(event: LeaseGranted | LeaseEnded) -> str:
+    """Of one window of timing."""
+    if isinstance(event, LeaseGranted):
+        still = f", {len(event.frozen)} others stand still" if event.frozen else ""
+        return f"timed alone, window {event.window}{still}"
+    end = f": disturbed: {'; '.join(event.reasons)}" if event.reasons else ""
+    return clean(f"window {event.window} ended after {duration(event.seconds)}{end}")
 
 
 def start_words(event: RunStarted) -> str:
