@@ -90,12 +90,13 @@ class Cell:
         return result
 
     @contextmanager
-    def _phase(self, phase: Phase) -> Iterator[None]:
+    def _phase(self, phase: Phase, waited_s: Callable[[], float] = lambda: 0.0) -> Iterator[None]:
+        """`waited_s`: how much of it was spent on waiting for the host, which is not the phase's."""
         self.phase = phase
         self.events.emit(PhaseStarted(phase=phase))
         begin = time.perf_counter()
         yield
-        seconds = time.perf_counter() - begin
+        seconds = time.perf_counter() - begin - waited_s()
         self._seconds[phase] = seconds
         self.phase = None
         self.events.emit(PhaseFinished(phase=phase, seconds=seconds))
@@ -142,15 +143,21 @@ class Cell:
         return tell
 
     def _time(self, predictor: Predictor, test: Rows, merged: bool) -> None:
-        with self._phase("time"):
+        leases = Leases(self.out, self.events.emit, asked=self.spec.lease)
+        fallback = self.spec.fallback
+        largest_batch = fallback.throughput_batch_size if fallback else None
+        if fallback and largest_batch:
+            self._choices["throughput_batch_size"] = Choice(value=largest_batch, reason=fallback.reason)
+        with self._phase("time", lambda: leases.waited_s):
             self._timing = timing.measure(
                 predictor,
                 test.texts,
                 self.spec.evaluation,
-                leases=Leases(self.out, self.events.emit, asked=self.spec.lease),
+                leases=leases,
                 cold=self._cold,
                 merged=merged,
                 emit=self.events.emit,
+                largest_batch=largest_batch,
             )
         if self._timing.contaminated:
             reasons = {reason for window in self._timing.windows if window.counted for reason in window.reasons}
@@ -260,6 +267,7 @@ def _requested(spec: CellSpec) -> dict[str, object]:
         "epochs": training.epochs,
         "batch_size": training.batch_size,
         "accumulation": training.accumulation,
+        "throughput_batch_size": max(spec.evaluation.throughput_batch_sizes, default=None),
         "learning_rate": training.learning_rate,
         "max_length": spec.dataset.max_length,
         "method": spec.method,
