@@ -109,6 +109,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(timing, "time", clock)
     monkeypatch.setattr(timing._ForeignLoad, "_read", staticmethod(lambda: (0.0, 0.0, 0.0)))
+    monkeypatch.setattr(timing.gc, "collect", lambda: 0)  # takes long among all that a test run holds
     return clock
 
 
