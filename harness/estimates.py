@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.shapes import BYTES_A_TOKEN, Lengths, Shape, lengths_of, shape_of
-from runner.contract import CellSpec, Device, LoraSpec
+from runner.contract import CellSpec, Device, LoraSpec, Method
 
 Basis = Literal["measured", "similar", "computed"]
 
@@ -22,7 +22,8 @@ FLOAT = 4  # bytes of the weights, gradients and moments on every device
 CHECKPOINT_FROM = 1_000_000_000  # parameters from which the runner recomputes activations unless told
 
 # Resident memory of the process, in MB.
-BASELINE_MB = 220  # scikit-learn
+MAJORITY_MB = 90
+TFIDF_MB = 220  # scikit-learn
 RUNNER_MB = 440  # torch, transformers, peft
 WORK_MB = 130  # what autograd, the optimizer and the first batches bring with them
 CUDA_HOST_MB = 2_500  # CUDA's libraries on the host's side
@@ -34,7 +35,7 @@ TFIDF_BYTES = 45  # a byte of training text: its words and word pairs, their wei
 
 # What the forward pass keeps for the backward one, and what a layer holds while it is at work where nothing is kept:
 # elements a token and layer, in units of the hidden and of the intermediate size; bytes an attention score.
-KEPT = {"full": (16.5, 2.5), "lora": (22.0, 2.75)}
+KEPT: dict[Method, tuple[float, float]] = {"full": (16.5, 2.5), "lora": (22.0, 2.75), "qlora": (22.0, 2.75)}
 KEPT_SCORE_BYTES = 15
 PASSING = (6.0, 2.5)
 PASSING_SCORE_BYTES = 8
@@ -42,9 +43,15 @@ HALF = 0.65  # of the float32 size, under bf16 or fp16: norms and softmax stay f
 SAVING = 4  # copies of what is trained, in memory while a checkpoint is written: weights, two moments, best weights
 
 # Multiplications and additions a second, one thread or one GPU, and seconds without work.
-RATES: dict[Device, float] = {"cpu": 35e9, "mps": 1e12, "cuda": 2e13}
-PASSES = {"full": 3.0, "lora": 2.1, "frozen": 1.0, "none": 0.0}  # forward passes that a training step is worth
-START_S = 10.0
+RATES: dict[Device, float] = {"cpu": 60e9, "mps": 1e12, "cuda": 2e13}
+PASSES: dict[Method, float] = {
+    "full": 3.0,
+    "lora": 2.1,
+    "qlora": 2.1,
+    "frozen": 1.0,
+    "none": 0.0,
+}  # forward passes that a training step is worth
+START_S = 6.0
 GPU_START_S = 20.0
 BASELINE_START_S = 3.0
 REQUEST_S = 0.002  # of one request, beside the model
@@ -88,7 +95,7 @@ def computed(spec: CellSpec, shape: Shape | None, lengths: Lengths) -> Estimate:
         device_mb = CONTEXT_MB + FRAGMENTS * peak_mb
     else:
         memory_mb += peak_mb
-    exported = trained if spec.method == "lora" else weights  # an adapter and the head, or the model
+    exported = trained if spec.method in ("lora", "qlora") else weights  # an adapter and the head, or the model
     kept_mb = exported / MB + _records_mb(spec)
     timing_s = _timing_s(spec, 2 * _multiplications(shape, lengths.mean))
     return Estimate(
@@ -128,7 +135,7 @@ def _training_bytes(spec: CellSpec, shape: Shape, lengths: Lengths) -> float:
     """Beside the weights. The moments stay; the rest is the larger of a step's and of a checkpoint's."""
     trained = _trained(spec, shape) * FLOAT
     batch = _batch_size(spec)
-    if spec.method == "frozen":
+    if spec.method not in KEPT:
         step = _passing_bytes(spec, shape, batch, lengths.longest)
     else:
         step = _kept_bytes(spec, shape, batch, lengths.longest)
@@ -139,10 +146,10 @@ def _training_bytes(spec: CellSpec, shape: Shape, lengths: Lengths) -> float:
 def _kept_bytes(spec: CellSpec, shape: Shape, batch: int, length: int) -> float:
     tokens = batch * length
     layers: float = shape.layers
+    elements = _elements(shape, KEPT[spec.method])
     if _recomputes(spec, shape):
-        layers = 1 + shape.layers * shape.hidden / _elements(shape, KEPT["full"])  # the inputs of all, and one at work
-    bytes_each = _elements(shape, KEPT["full" if spec.method == "full" else "lora"]) * FLOAT
-    return tokens * layers * (bytes_each + _score_bytes(spec, shape, length, KEPT_SCORE_BYTES)) * _width(spec)
+        layers = 2 + shape.layers * shape.hidden / elements  # one with its gradients, and the inputs of all
+    return tokens * layers * (elements * FLOAT + _score_bytes(spec, shape, length, KEPT_SCORE_BYTES)) * _width(spec)
 
 
 def _passing_bytes(spec: CellSpec, shape: Shape, batch: int, length: int) -> float:
@@ -257,7 +264,9 @@ def _of_baseline(spec: CellSpec, lengths: Lengths) -> Estimate:
     timing_s = _timing_s(spec, 0.0)
     kept_mb = math.ceil(_records_mb(spec))
     return Estimate(
-        memory_mb=math.ceil(BASELINE_MB + _data_mb(spec, lengths) + reads * TFIDF_BYTES * text_bytes / MB),
+        memory_mb=math.ceil(
+            (TFIDF_MB if reads else MAJORITY_MB) + _data_mb(spec, lengths) + reads * TFIDF_BYTES * text_bytes / MB
+        ),
         disk_mb=kept_mb,
         seconds=start_s(spec) + reads * text_bytes / TFIDF_BYTES_A_S + timing_s,
         kept_mb=kept_mb,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,8 +22,8 @@ LIMIT_SPARE = 1.25  # how far a cell may go beyond its estimate
 SHORTER = (256, 128, 64)  # tokens
 CHEAPER: Mapping[Method, tuple[Method, ...]] = {"full": ("lora", "frozen"), "lora": ("frozen",)}
 
-# overcommitted: estimated not to fit, and started all the same.
-Verdict = Literal["runs", "overcommitted", "refused"]
+# overcommitted: estimated not to fit, and started all the same. reused: finished before.
+Verdict = Literal["runs", "overcommitted", "refused", "reused"]
 Variant = tuple[str, CellSpec]
 
 
@@ -51,14 +51,14 @@ class Plan:
     too small."""
 
     cells: tuple[PlanEntry, ...]
-    makespan_s: float
-    disk_mb: int
-    disk_free_mb: int | None
+    makespan_s: float = 0.0
+    disk_mb: int = 0
+    disk_free_mb: int | None = None
     disk_problem: str | None = None
 
     @property
     def started(self) -> tuple[PlanEntry, ...]:
-        return tuple(entry for entry in self.cells if entry.verdict != "refused")
+        return tuple(entry for entry in self.cells if entry.verdict in ("runs", "overcommitted"))
 
     @property
     def refused(self) -> tuple[PlanEntry, ...]:
@@ -77,10 +77,12 @@ class _Room:
 
     def lacking(self, needs: Estimate) -> str | None:
         """One sentence."""
-        if self.device_mb is not None and needs.device_mb > self.device_mb:
-            return f"needs about {_gb(needs.device_mb)} of a GPU's memory, and {_gb(self.device_mb)} can be had"
-        if self.memory_mb is not None and needs.memory_mb > self.memory_mb:
-            return f"needs about {_gb(needs.memory_mb)} of memory, and {_gb(self.memory_mb)} can be had"
+        for what, wanted_mb, room_mb in (
+            ("a GPU's memory", needs.device_mb, self.device_mb),
+            ("memory", needs.memory_mb, self.memory_mb),
+        ):
+            if room_mb is not None and wanted_mb > room_mb:
+                return f"needs about {size_words(wanted_mb)} of {what}, and {size_words(room_mb)} can be had"
         return None
 
 
@@ -107,11 +109,20 @@ def make_plan(
         if key not in advice:
             advice[key] = _nearest(spec, needs, room, estimate)
         cells.append(PlanEntry(spec, needs, "overcommitted" if overcommit else "refused", lacking, advice[key]))
-    started = [entry for entry in cells if entry.verdict != "refused"]
     memory_mb = int(capacity.memory_mb * MEMORY_SHARE) if capacity.memory_mb else None
-    packer = Packer(capacity, jobs, memory_mb=memory_mb)
-    disk_mb = _disk_mb(started, packer.jobs)
-    return Plan(tuple(cells), makespan_s(started, packer), disk_mb, disk_free_mb, _disk_problem(disk_mb, disk_free_mb))
+    return _totalled(Plan(tuple(cells), disk_free_mb=disk_free_mb), Packer(capacity, jobs, memory_mb=memory_mb))
+
+
+def without(plan: Plan, finished: Collection[str], packer: Packer) -> Plan:
+    """The plan of what is left of a run. `packer` has to be empty, and is again."""
+    cells = (replace(e, verdict="reused", reason="", remedy="") if e.spec.cell in finished else e for e in plan.cells)
+    return _totalled(replace(plan, cells=tuple(cells)), packer)
+
+
+def _totalled(plan: Plan, packer: Packer) -> Plan:
+    disk_mb = _disk_mb(plan.started, packer.jobs)
+    problem = _disk_problem(disk_mb, plan.disk_free_mb)
+    return replace(plan, makespan_s=makespan_s(plan.started, packer), disk_mb=disk_mb, disk_problem=problem)
 
 
 def memory_needed(estimate: Estimate, capacity: Capacity, jobs: int) -> int | None:
@@ -135,6 +146,7 @@ def makespan_s(cells: Sequence[PlanEntry], packer: Packer) -> float:
             heapq.heappush(running, (now + left.pop(placed.cell), placed.cell))
         if not running:  # nothing is known of the GPUs: one after the other
             now += sum(left.values())
+            packer.clear()
             break
         now, cell = heapq.heappop(running)
         packer.release(cell)
@@ -233,8 +245,8 @@ def _disk_mb(cells: Sequence[PlanEntry], at_once: int) -> int:
 def _disk_problem(wanted_mb: int, free_mb: int | None) -> str | None:
     if free_mb is None or wanted_mb <= free_mb:
         return None
-    return f"the run needs about {_gb(wanted_mb)} of disk, and {_gb(free_mb)} are free"
+    return f"the run needs about {size_words(wanted_mb)} of disk, and {size_words(free_mb)} are free"
 
 
-def _gb(megabytes: int) -> str:
-    return f"{megabytes / 1024:.1f} GB"
+def size_words(megabytes: int) -> str:
+    return f"{megabytes} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"

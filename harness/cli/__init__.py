@@ -14,6 +14,7 @@ from runner import __version__
 
 # Command -> (module under harness.cli, help). Modules load when their command runs: `--help` must be instant.
 COMMANDS = {
+    "plan": ("plan", "Show what a suite needs, what fits, and what cannot run and why."),
     "run": ("run", "Run a suite, or your own file, and rank the models."),
     "attach": ("attach", "Follow a run until it ends, whoever started it."),
     "status": ("status", "Say how far a run is, or all runs are."),
