@@ -11,7 +11,7 @@ import numpy as np
 from harness.board import FEW_TEST_ROWS, Figure
 from harness.metrics import CONFUSION_METRICS, PROBABILITY_METRICS
 from harness.statistics import IntArray
-from runner.contract import Result
+from runner.contract import CellSpec, Provenance, Result
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,21 +112,51 @@ def window_values(name: str, result: Result) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def speed_keys(entries: Sequence[Entry]) -> set[tuple[str | float | None, ...]]:
+@dataclass(frozen=True)
+class SpeedKey:
+    """What must be equal for two speeds to be comparable."""
+
+    cpu_model: str | None
+    threads: int
+    gpu_model: str | None
+    executor: str
+    image_digest: str | None
+    cpus: float | None
+    device: str
+
+
+def speed_key(where: Provenance, device: str) -> SpeedKey:
+    return SpeedKey(
+        cpu_model=where.cpu_model,
+        threads=where.threads,
+        gpu_model=where.gpu_model,
+        executor=where.executor,
+        image_digest=where.image_digest,
+        cpus=where.limits.cpus,
+        device=device,
+    )
+
+
+def planned_speed_key(spec: CellSpec, cpu_model: str | None, gpu_model: str | None) -> SpeedKey:
+    """That of a result which this cell would have, on a machine of these models."""
+    return SpeedKey(
+        cpu_model=cpu_model,
+        threads=spec.threads,
+        gpu_model=None if spec.device == "cpu" else gpu_model,
+        executor=spec.executor,
+        image_digest=spec.image_digest,
+        cpus=spec.limits.cpus,
+        device=spec.device,
+    )
+
+
+def speed_keys(entries: Sequence[Entry]) -> set[SpeedKey]:
     """The comparability keys of all measured speeds; more than one: speed is not ranked."""
     return {
-        (
-            where.cpu_model,
-            where.threads,
-            where.gpu_model,
-            where.executor,
-            where.image_digest,
-            where.limits.cpus,
-            record.device,
-        )
+        speed_key(record.result.provenance, record.device)
         for entry in entries
         for record in entry.records
-        if record.result.timing and (where := record.result.provenance)
+        if record.result.timing
     }
 
 
