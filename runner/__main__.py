@@ -1,8 +1,9 @@
-"""`python -m runner run | prepare | fetch | info`: what an executor calls, and what works by hand.
+"""`python -m runner run | prepare | fetch | calibrate | info`: what an executor calls, and what works by hand.
 
 run SPEC.json --out DIR      one attempt at one cell; leaves result.json or failure.json in DIR
 prepare REQUEST.json --out FILE --cache DIR   a dataset into canonical splits; FILE gets the PreparedDataset
 fetch MODEL.json --out FILE  find (or download) a model's files and check them; FILE gets the FetchedModel
+calibrate --out FILE --windows N   time one model again and again; FILE gets the Timing
 info                         devices and package versions, as JSON on stdout
 
 Exit codes: 0 done; 1 failed, failure.json (run) or FILE (others) says why; 2 usage or an unreadable spec.
@@ -112,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("request", type=Path, metavar="MODEL.json")
     fetch.add_argument("--out", type=Path, required=True, metavar="FILE")
     fetch.set_defaults(function=fetch_model)
+    calibrate = commands.add_parser("calibrate", help="time one and the same model again and again")
+    calibrate.add_argument("--out", type=Path, required=True, metavar="FILE")
+    calibrate.add_argument("--windows", type=int, required=True, metavar="N")
+    calibrate.set_defaults(function=calibrate_host)
     info = commands.add_parser("info", help="devices and package versions as JSON")
     info.set_defaults(function=print_info)
     return parser
@@ -182,6 +187,19 @@ def fetch_model(args: argparse.Namespace) -> int:
         return fetch(request)
 
     return _answer(args.out, request.alias, work)
+
+
+def calibrate_host(args: argparse.Namespace) -> int:
+    _prepare_environment(threads=1)
+
+    def work() -> object:
+        from runner.calibrate import calibrate
+        from runner.models.noise import quiet
+
+        quiet()
+        return calibrate(args.windows)
+
+    return _answer(args.out, "calibration", work)
 
 
 def print_info(args: argparse.Namespace) -> int:
