@@ -26,6 +26,7 @@ SOCKET = "engine.sock"
 LINE_BYTES = 4096
 ANSWER_S = 5.0  # a client waits so long for an answer, the engine for a request
 MOST_CLIENTS = 32  # at a time
+TURNS = 5  # of the event loop, each for what the one before has begun
 PATH_BYTES = 103  # what every system takes as the address of a socket
 
 Answer = TypeVar("Answer")
@@ -105,10 +106,18 @@ async def listening(folder: Path, commands: Commands) -> AsyncIterator[bool]:
     finally:
         with suppress(OSError):
             path.unlink()
+        asyncio.get_running_loop().remove_reader(listener)
+        await _some_turns()  # what was just accepted would be lost if the server were closed at once
         server.close()
         for task in clients:
             task.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
+        await _some_turns()  # closed ones are really closed
+
+
+async def _some_turns() -> None:
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
 
 
 async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, commands: Commands) -> None:

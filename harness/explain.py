@@ -1,4 +1,4 @@
-"""What became of a cell: every attempt, how it ended, what followed and why; from the journal and what attempts left."""
+"""What became of a cell: every attempt, how it ended, what followed and why; from the journal and what they left."""
 
 from __future__ import annotations
 

@@ -100,6 +100,7 @@ class Service:
     def _tell(self, event: Event) -> Event:
         if isinstance(event, RunStarted):
             self._total, self._preparing = len(event.cells), False
+            event = msgspec.structs.replace(event, engine_pid=os.getpid())
         elif isinstance(event, CellFinished):
             self._counts["reused" if event.reused else "done"] += 1
         elif isinstance(event, CellFailed) and not event.interrupted:

@@ -110,14 +110,15 @@ class Following:
         if self._display.tells_all or begun is None:
             return
         self._display.show(begun, self._state)
+        if follower.finished is not None:
+            self._display.show(follower.finished, self._state)
+            return
         for cell in self._state.having("failed"):
             if cell.failure is not None:
                 self._display.show(cell.failure, self._state)
         ended = self._state.count("done", "reused", "failed", "interrupted")
         words = f"so far {ended} of {len(self._state.cells)} cells have ended"
         self._display.show(Notice(message=words), self._state)
-        if follower.finished is not None:
-            self._display.show(follower.finished, self._state)
 
     def _leaves(self) -> bool:
         """Carry out what a signal asks for; whether that is to leave the run alone."""

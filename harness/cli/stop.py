@@ -28,7 +28,8 @@ def stop(run: str, now: bool, results: Path) -> int:
     while is_alive(folder):
         time.sleep(0.05)
     cells = status_of(folder).cells
-    click.echo(f"run '{name}' has stopped: {cells.done + cells.reused} of {cells.total} cells are done")
-    if cells.queued:
+    done = cells.done + cells.reused
+    click.echo(f"run '{name}' has stopped: {done} of {cells.total} cells are done")
+    if done < cells.total or not cells.total:
         click.echo(f"  {program_name()} resume {run}")
     return 0
