@@ -12,12 +12,13 @@ from harness.errors import InputError
 from harness.failures import unreadable
 from harness.predictions import read_predictions
 from harness.record import CellEntry
-from harness.store import AttemptPaths, RunFolder, writing
+from harness.store import AttemptPaths, RunFolder, last_finished, writing
 from runner.contract import ContractError, Failure, Result, read, write_atomic
 
 if TYPE_CHECKING:
     from harness.board import Leaderboard, NoiseFloor
     from harness.ranking import CellRecord
+    from harness.statistics import IntArray
 
 MOST_WINDOWS = 1_000  # of one cell, repeated ones among them
 GREATEST = 1e15  # of a figure that means anything; sums of such are still exact enough
@@ -41,16 +42,18 @@ def standing_of(folder: RunFolder) -> Standing:
     run = folder.read_record()
     records: list[CellRecord] = []
     failures: list[Failure] = list(run.unavailable)
+    labels = _SharedLabels()
     missing = 0
     for entry in run.cells:
-        attempt = folder.finished_attempt(entry.cell)
+        attempts = folder.attempts(entry.cell)
+        attempt = last_finished(attempts)
         if attempt is not None:
-            read_back = _record(entry, attempt)
+            read_back = _record(entry, attempt, labels)
             if isinstance(read_back, Failure):
                 failures.append(read_back)
             else:
                 records.append(read_back)
-        elif (failure := _failure(entry, folder)) and failure.kind != "interrupted":
+        elif attempts and (failure := _failure(entry, attempts[-1])) and failure.kind != "interrupted":
             failures.append(failure)
         else:
             missing += 1
@@ -89,25 +92,31 @@ def _noise_floor(folder: RunFolder) -> NoiseFloor | None:
     )
 
 
-def _failure(entry: CellEntry, folder: RunFolder) -> Failure | None:
+class _SharedLabels:
+    """The labels of a dataset are kept once, not once a cell."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, IntArray] = {}
+
+    def of(self, fingerprint: str, labels: IntArray) -> IntArray:
+        known = self._known.setdefault(fingerprint, labels)
+        return known if known.shape == labels.shape and bool((known == labels).all()) else labels
+
+
+def _failure(entry: CellEntry, attempt: AttemptPaths) -> Failure | None:
     try:
-        return folder.failure(entry.cell)
+        return attempt.read_left(attempt.failure, Failure, entry.cell)
     except ContractError as error:
-        return unreadable(entry.cell, error, folder.attempts(entry.cell)[-1])
+        return unreadable(entry.cell, error, attempt)
 
 
-def _record(entry: CellEntry, attempt: AttemptPaths) -> CellRecord | Failure:
+def _record(entry: CellEntry, attempt: AttemptPaths, shared: _SharedLabels) -> CellRecord | Failure:
     from harness.ranking import CellRecord
 
     try:
-        result = attempt.read_left(attempt.result, Result, entry.cell)
-        if result is None:  # it went away meanwhile
-            raise ContractError(f"{attempt.result}: not there")
-        _check(result, entry)
-        labels, predicted = read_predictions(
-            attempt.predictions, len(result.label_names), entry.test_rows, entry.test_labels_sha256
-        )
-    except (ContractError, OSError) as error:
+        result = checked_result(entry, attempt)
+        labels, predicted = checked_predictions(entry, attempt, classes=len(result.label_names))
+    except ContractError as error:
         return unreadable(entry.cell, error, attempt)
     return CellRecord(
         cell=entry.cell,
@@ -117,10 +126,38 @@ def _record(entry: CellEntry, attempt: AttemptPaths) -> CellRecord | Failure:
         method=entry.method,
         seed=entry.seed,
         device=entry.device,
-        result=result,
-        labels=labels,
+        result=_without_bulk(result),
+        labels=shared.of(entry.fingerprint, labels),
         predicted=predicted,
     )
+
+
+def _without_bulk(result: Result) -> Result:
+    """What no ranking asks for is most of a result: not to be held for 10,000 cells."""
+    replace = msgspec.structs.replace
+    timing, quality = result.timing, result.quality
+    if timing is not None:
+        timing = replace(timing, latency=replace(timing.latency, samples_ms=()))
+    if quality is not None:
+        quality = replace(quality, per_class=(), per_slice=(), confusion=())
+    return replace(result, timing=timing, quality=quality, training=None)
+
+
+def checked_result(entry: CellEntry, attempt: AttemptPaths) -> Result:
+    """That of a finished attempt, if it is the cell's and one can calculate with it. Raises ContractError."""
+    result = attempt.read_left(attempt.result, Result, entry.cell)
+    if result is None:  # it went away meanwhile
+        raise ContractError(f"{attempt.result}: not there")
+    _check(result, entry)
+    return result
+
+
+def checked_predictions(entry: CellEntry, attempt: AttemptPaths, classes: int) -> tuple[IntArray, IntArray]:
+    """Labels and predictions, each (rows,), if they are of the cell's test split. Raises ContractError."""
+    try:
+        return read_predictions(attempt.predictions, classes, entry.test_rows, entry.test_labels_sha256)
+    except OSError as error:
+        raise ContractError(f"{attempt.predictions}: cannot be read ({error.strerror})") from None
 
 
 def _check(result: Result, entry: CellEntry) -> None:

@@ -24,7 +24,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,7 +216,7 @@ class RunFolder:
 
     def finished_attempt(self, cell: str) -> AttemptPaths | None:
         """The last attempt with a result, whatever it may be worth; None while the cell is not finished."""
-        return next((a for a in reversed(self.attempts(cell)) if os.path.lexists(a.result)), None)
+        return last_finished(self.attempts(cell))
 
     def finished(self, cells: Iterable[str]) -> dict[str, FinishedCell]:
         """Those of `cells` whose result can be read; one that is damaged is done again, its attempt stays."""
@@ -287,6 +287,10 @@ class RunFolder:
         record = extended(record, suite, list(specs), unavailable)
         self.write_record(record)
         return record
+
+
+def last_finished(attempts: Sequence[AttemptPaths]) -> AttemptPaths | None:
+    return next((attempt for attempt in reversed(attempts) if os.path.lexists(attempt.result)), None)
 
 
 def _moved(old: AttemptPaths, new: AttemptPaths, name: str) -> bool:

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from harness import ranking
+from harness.board import Leaderboard
 from harness.calibration import Calibration
+from harness.entries import CellRecord
 from harness.errors import InputError
 from harness.leaderboard import failure_lines, standing_of, write_leaderboard
 from harness.store import RunFolder
@@ -21,7 +27,7 @@ from runner.contract import (
     read,
     write_atomic,
 )
-from tests.harness.builders import cell, prepared, write_result
+from tests.harness.builders import cell, prepared, result, write_result
 
 LABELS = (0, 1) * 20
 WRONG_ONCE = (1, 1, *LABELS[2:])
@@ -178,3 +184,33 @@ def test_the_leaderboard_on_disk(run: RunFolder) -> None:
     assert rows[0]["model"] == "good"
     assert set(rows[0]["accuracy"]) >= {"value", "low", "high"}
     assert {"model", "dataset", "method", "seeds", "rank", "flags", "f1", "score"} <= set(rows[0])
+
+
+def test_what_is_kept_of_many_results_is_little(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[CellRecord] = []
+    rank = ranking.rank_cells
+
+    def noting(records: Sequence[CellRecord], **options: Any) -> Leaderboard:
+        kept.extend(records)
+        return rank(records, **options)
+
+    spec = SPECS[0]
+    latency = Latency(requests=2, mean_ms=1.0, std_ms=0.1, p50_ms=1.0, samples_ms=(1.0, 1.0))
+    timing = Timing(latency=latency, throughput=(), cold_start_s=None)
+    write_atomic(run.attempts(spec.cell)[0].result, encode(msgspec.structs.replace(result(spec), timing=timing)))
+    monkeypatch.setattr(ranking, "rank_cells", noting)
+    standing_of(run)
+    assert len({id(record.labels) for record in kept}) == 1
+    (timed,) = (record.result.timing for record in kept if record.cell == spec.cell)
+    assert timed == msgspec.structs.replace(timing, latency=msgspec.structs.replace(latency, samples_ms=()))
+
+
+def test_nothing_is_read_twice(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = cell("bad", dataset=DATASET)
+    run.extend("run", {}, [failed])
+    run.new_attempt(failed.cell)
+    listed: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    standing_of(run)
+    assert len([path for path in listed if "cells" in path]) == len(SPECS) + 1
