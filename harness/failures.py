@@ -82,12 +82,21 @@ def next_step(spec: CellSpec, failure: Failure, tried: Mapping[FailureKind, int]
     led to another attempt already."""
     policy = POLICIES[failure.kind]
     count = tried.get(failure.kind, 0)
-    if count >= policy.retries:
+    pause_s = backoff_s(failure.kind, count)
+    if pause_s is not None:
+        return Retry(pause_s, policy.why, spec.fallback)
+    if policy.how != "smaller_batch" or count >= policy.retries:
         return None
-    if policy.how == "backoff":
-        return Retry(policy.delay_s * 2**count, policy.why, spec.fallback)
     fallback = smaller_batch(spec, failure.phase)
     return Retry(policy.delay_s, policy.why, fallback) if fallback else None
+
+
+def backoff_s(kind: FailureKind, count: int) -> float | None:
+    """The pause before the next attempt after `count` that trouble of this class has led to; None: there is none."""
+    policy = POLICIES[kind]
+    if policy.how != "backoff" or count >= policy.retries:
+        return None
+    return policy.delay_s * 2.0**count
 
 
 def smaller_batch(spec: CellSpec, phase: Phase | None) -> Fallback | None:

@@ -23,6 +23,7 @@ from harness.credentials import Access, find_credentials, give_access
 from harness.errors import InputError, SetupError
 from harness.executors import Executor, Question
 from harness.executors.choice import executor_of_jobs
+from harness.failures import backoff_s
 from harness.network import outside
 from harness.scratch import LOCK, cache_folder, scratch
 from harness.store import writing
@@ -131,16 +132,23 @@ class Jobs:
             writes += around.writes
             environment = around.environment | self._access.environment
         arguments = (verb, str(question), "--out", str(answer), *options)
-        async with self._limit:
-            ended = await self._executor.ask(
-                Question(arguments, folder, self._folder / LOCK, reads, writes, network, environment)
-            )
-        try:
-            return read(answer, kind) if ended.code == 0 else self._masked(read(answer, Failure), network)
-        except (ContractError, FileNotFoundError):
-            cause = _last_line(ended.err) or f"it ended with exit code {ended.code}"
-            cause = self._access.masked(cause) if network else cause
-            raise SetupError(f"the runner could not {verb} '{name}': {cause}", "run `moodbench doctor`") from None
+        asked = Question(arguments, folder, self._folder / LOCK, reads, writes, network, environment)
+        for number in itertools.count():
+            async with self._limit:
+                ended = await self._executor.ask(asked)
+            try:
+                if ended.code == 0:
+                    return read(answer, kind)
+                failure = self._masked(read(answer, Failure), network)
+            except (ContractError, FileNotFoundError):
+                cause = _last_line(ended.err) or f"it ended with exit code {ended.code}"
+                cause = self._access.masked(cause) if network else cause
+                raise SetupError(f"the runner could not {verb} '{name}': {cause}", "run `moodbench doctor`") from None
+            pause_s = backoff_s(failure.kind, number)
+            if pause_s is None:
+                return failure
+            await asyncio.sleep(pause_s)
+        raise AssertionError("endless")
 
     def _masked(self, failure: Failure, network: bool) -> Failure:
         """Error texts of libraries may quote what was sent."""

@@ -11,6 +11,7 @@ from runner.contract import DatasetRequest, Split
 from runner.data.files import arrow_columns, select
 from runner.data.sources import Source, SourceTable, choose_splits, table_of, wanted_columns
 from runner.errors import RunnerError
+from runner.transient import is_transient
 
 
 def read_hub(request: DatasetRequest) -> Source:
@@ -78,6 +79,12 @@ def _unreachable(request: DatasetRequest, what: str, error: Exception) -> Runner
     if isinstance(error, PermissionError):
         return RunnerError(
             "environment", f"the hub's cache is not yours to write: {error}", "set HF_HOME to a folder that is"
+        )
+    if is_transient(error):
+        return RunnerError(
+            "network",
+            f"{what}: the download broke off ({type(error).__name__})",
+            "run the same command again: what has come is kept",
         )
     return RunnerError(
         "environment",

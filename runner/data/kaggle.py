@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 
-from runner.contract import DatasetRequest, slug
+from runner.contract import DatasetRequest, FailureKind, slug
 from runner.data.files import SUFFIXES
 from runner.data.sources import Source, read_files
 from runner.errors import RunnerError
 from runner.locks import alone
+from runner.transient import is_transient
 
 
 def read_kaggle(request: DatasetRequest) -> Source:
@@ -120,7 +121,8 @@ def _refused(what: str, error: Any) -> RunnerError:
         return _no_credentials(what)
     if status == 404:
         return RunnerError("data", f"{what} does not exist", "check the handle: owner/name")
-    return RunnerError("environment", f"Kaggle refused {what} (HTTP {status})", "try again later, or give file: PATH")
+    kind: FailureKind = "network" if is_transient(error) else "environment"
+    return RunnerError(kind, f"Kaggle refused {what} (HTTP {status})", "try again later, or give file: PATH")
 
 
 def _unreachable(request: DatasetRequest, what: str, error: Exception) -> RunnerError:
@@ -135,6 +137,10 @@ def _unreachable(request: DatasetRequest, what: str, error: Exception) -> Runner
             "environment",
             f"kagglehub's cache is not yours to write: {error}",
             "set KAGGLEHUB_CACHE to a folder that is",
+        )
+    if is_transient(error):
+        return RunnerError(
+            "network", f"{what}: the download broke off ({type(error).__name__})", "run the same command again"
         )
     return RunnerError(
         "environment",

@@ -17,6 +17,7 @@ from runner.contract import ModelSpec, write_atomic
 from runner.errors import RunnerError
 from runner.locks import alone
 from runner.models import weights
+from runner.transient import is_transient
 
 # Never pickles, ONNX or another framework's files; nothing in subfolders belongs to the model itself.
 PATTERNS = ("model.safetensors", "model-*.safetensors", "*.json", "*.txt", "*.model")
@@ -238,6 +239,11 @@ def hub_error(spec: ModelSpec, error: Exception) -> RunnerError:
         return RunnerError(
             "model", f"model '{spec.alias}': {spec.name} has no revision '{spec.revision}'", f"choose one from {page}"
         )
+    return _broken_off(spec, error)
+
+
+def _broken_off(spec: ModelSpec, error: Exception) -> RunnerError:
+    """Nothing is wrong with what was asked for."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return RunnerError(
             "disk_full",
@@ -249,6 +255,12 @@ def hub_error(spec: ModelSpec, error: Exception) -> RunnerError:
             "environment",
             f"model '{spec.alias}': the hub cache cannot be written ({error.filename})",
             "set HF_HOME to a folder that you may write",
+        )
+    if is_transient(error):
+        return RunnerError(
+            "network",
+            f"model '{spec.alias}' ({spec.name}): the download broke off ({type(error).__name__})",
+            "run the same command again: what has come is kept",
         )
     return _unreachable(spec)
 

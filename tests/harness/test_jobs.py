@@ -15,6 +15,7 @@ from harness.catalog import DatasetEntry
 from harness.errors import InputError, SetupError
 from harness.executors import Answer, Capacity, Handle, Question, native
 from harness.executors.native import NativeExecutor
+from harness.failures import POLICIES, Policy
 from harness.jobs import Jobs, found_here, prepare_one, prepared_cache
 from harness.scratch import LOCK, cache_folder, scratch
 from harness.store import AttemptPaths
@@ -22,6 +23,7 @@ from runner.contract import (
     CellSpec,
     DatasetRequest,
     Failure,
+    FailureKind,
     FetchedModel,
     ModelSpec,
     PackageSpec,
@@ -43,7 +45,7 @@ class Asked:
 
     name = "docker"
     image_digest = None
-    capacity = Capacity(cores=1)
+    capacity = Capacity(cores=(0,))
 
     def __init__(self) -> None:
         self.questions: list[Question] = []
@@ -304,3 +306,17 @@ def test_one_dataset_alone(tmp_path: Path) -> None:
         asyncio.run(prepare_one(DatasetEntry(name="d", file="absent.csv").request(tmp_path)))
     with pytest.raises(SetupError):
         asyncio.run(prepare_one(DatasetEntry(name="d", hub="org/absent").request(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "failures", "asked_for"), [("network", 2, 3), ("network", 9, 5), ("environment", 9, 1)]
+)
+def test_a_download_that_breaks_off_is_tried_again(
+    asked: Asked, kind: FailureKind, failures: int, asked_for: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(POLICIES, "network", Policy("backoff", "", POLICIES["network"].retries, delay_s=0.001))
+    failure = Failure(cell="Tiny", kind=kind, message="it broke off", hint="again")
+    asked.answers = lambda question: failure if len(asked.questions) <= failures else None
+    (answer,) = fetch(asked, HUB)
+    assert len(asked.questions) == asked_for
+    assert isinstance(answer, FetchedModel if failures < asked_for else Failure)

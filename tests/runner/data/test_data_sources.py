@@ -309,7 +309,7 @@ def http_error(status):
     [
         (http_error(403), "environment", "needs Kaggle credentials"),
         (http_error(404), "data", "does not exist"),
-        (http_error(500), "environment", "HTTP 500"),
+        (http_error(500), "network", "HTTP 500"),
         (requests.ConnectionError("x"), "environment", "Kaggle cannot be reached"),
         (OSError(28, "No space left on device"), "disk_full", "no space left"),
         (PermissionError(13, "Permission denied"), "environment", "not yours to write"),
