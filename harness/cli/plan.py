@@ -27,8 +27,9 @@ Nothing is started and no run folder made; datasets are prepared and models look
 computed, or measured: by finished cells of the same settings, or scaled from the same model on other data (similar).
 Exit codes: 0 all cells can run; 1 some cell cannot; 2 usage or configuration; 3 environment.
 """
-HEADINGS = ("model", "dataset", "method", "seed", "memory", "GPU memory", "disk", "time", "basis", "where")
-NUMBERS = ("seed", "memory", "GPU memory", "disk", "time")
+GPU_MEMORY = "GPU memory"
+HEADINGS = ("model", "dataset", "method", "seed", "memory", GPU_MEMORY, "disk", "time", "basis", "where")
+NUMBERS = ("seed", "memory", GPU_MEMORY, "disk", "time")
 
 
 @click.command(epilog=EPILOG)
@@ -139,36 +140,37 @@ def _print(prepared: Prepared) -> None:
     from harness.resolve import plan_of
 
     plan = prepared.plan
-    rows = [[*_named(plan_of(entry.spec)), *_sizes(entry.needs), _where(entry)] for entry in plan.cells]
-    rows += [[*_named(planned), "", "", "", "", "", "cannot run"] for planned, _ in prepared.unavailable]
-    print_table(HEADINGS, rows, right=NUMBERS)
+    headings = [name for name in HEADINGS if name != GPU_MEMORY or any(e.needs.device_mb for e in plan.cells)]
+    rows = [_row(entry.needs, plan_of(entry.spec), _where(entry)) for entry in plan.cells]
+    rows += [_row(None, planned, "cannot run") for planned, _ in prepared.unavailable]
+    print_table(headings, [[row[name] for name in headings] for row in rows], right=NUMBERS)
     free = f" of {size_words(plan.disk_free_mb)} free" if plan.disk_free_mb is not None else ""
     click.echo(f"\n{_counted(prepared)}")
-    click.echo(f"time: about {duration(plan.makespan_s)}, {prepared.packer.jobs} at a time on the CPU")
+    packer = prepared.packer
+    threads = "1 thread" if packer.threads == 1 else f"{packer.threads} threads"
+    click.echo(f"time: about {duration(plan.makespan_s)}; on the CPU {packer.jobs} at a time, {threads} each")
     click.echo(f"disk: about {size_words(plan.disk_mb)}{free}")
     _print_problems(prepared)
 
 
-def _named(cell: PlannedCell) -> list[str]:
-    return [cell.model, cell.dataset, cell.method, str(cell.seed)]
-
-
-def _sizes(needs: Estimate) -> list[str]:
+def _row(needs: Estimate | None, cell: PlannedCell, where: str) -> dict[str, str]:
+    """By heading. `needs` None: not known, as the cell cannot run."""
     from harness.display.words import duration
     from harness.plan import size_words
 
-    device = size_words(needs.device_mb) if needs.device_mb else "–"
-    return [size_words(needs.memory_mb), device, size_words(needs.disk_mb), duration(needs.seconds), needs.basis]
+    named = (cell.model, cell.dataset, cell.method, str(cell.seed))
+    if needs is None:
+        return dict(zip(HEADINGS, (*named, "", "", "", "", "", where), strict=True))
+    device = size_words(needs.device_mb) if needs.device_mb else ""
+    sizes = (size_words(needs.memory_mb), device, size_words(needs.disk_mb), duration(needs.seconds), needs.basis)
+    return dict(zip(HEADINGS, (*named, *sizes, where), strict=True))
 
 
 def _where(entry: PlanEntry) -> str:
-    if entry.verdict == "reused":
-        return "reused"
-    if entry.verdict == "refused":
-        return "does not fit"
-    device = {"cpu": f"CPU, {entry.spec.threads} threads", "cuda": "GPU", "mps": "Apple GPU"}[entry.spec.device]
-    device = device.replace("1 threads", "1 thread")
-    return f"{device} (does not fit)" if entry.verdict == "overcommitted" else device
+    device = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}[entry.spec.device]
+    return {"reused": "reused", "refused": "does not fit", "overcommitted": f"{device}, tight", "runs": device}[
+        entry.verdict
+    ]
 
 
 def _counted(prepared: Prepared) -> str:
@@ -178,10 +180,11 @@ def _counted(prepared: Prepared) -> str:
     counts = {
         "run": len(prepared.plan.started),
         "reused": verdicts["reused"],
-        "do not fit": verdicts["refused"],
+        "too large": verdicts["refused"],
         "cannot run": len(prepared.unavailable),
     }
-    return f"{sum(counts.values())} cells: " + ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    total = "1 cell" if sum(counts.values()) == 1 else f"{sum(counts.values())} cells"
+    return f"{total}: " + ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def _print_problems(prepared: Prepared) -> None:
