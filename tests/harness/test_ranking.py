@@ -91,7 +91,7 @@ def cell(
 def window(number: int, ms: float, per_s: float = 200.0, counted: bool = True) -> Window:
     sizes = {1: 1 / ms, 8: per_s}  # a throughput for each batch size, the best at 8
     rates = tuple(
-        Throughput(batch_size=size, samples=9, seconds=1.0, samples_per_s=rate, tokens_per_s=None)
+        Throughput(batch_size=size, samples=9, seconds=1.0, samples_per_s=rate, tokens_per_s=9 * rate)
         for size, rate in sizes.items()
     )
     return Window(
@@ -241,12 +241,14 @@ def figure_of(name: str, *records: CellRecord) -> tuple[float | None, float | No
 def test_windows_give_one_seed_an_interval() -> None:
     record = cell("a", windows=five_windows(), summary=Summary(
         model_name="a", latency_median_ms=5.0, ttft_mean_ms=6.0, throughput_samples_per_sec=200.0,
+        throughput_tokens_per_sec=1800.0,
     ))  # fmt: skip
     share = T4 * 0.02 * math.sqrt(2.5 / 5)
     for name, value, base in (
         ("latency_median_ms", 5.0, 5.0),
         ("ttft_mean_ms", 6.0, 5.0),  # a millisecond above the median in every window
         ("throughput_samples_per_sec", 200.0, 200.0),
+        ("throughput_tokens_per_sec", 1800.0, 1800.0),
     ):
         expected = (value, value - share * base, value + share * base)
         assert figure_of(name, record) == pytest.approx(expected, rel=1e-4), name
