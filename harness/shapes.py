@@ -110,7 +110,7 @@ def _sampled(folder: str, fingerprint: str) -> tuple[float | None, int | None]:
             batch = next(parquet.iter_batches(SAMPLE_ROWS, columns=["text"], use_threads=False), None)
             if batch is None or not batch.num_rows:
                 return None, None
-            lengths = pc.binary_length(batch.column(0))
+            lengths = pc.binary_length(batch.column("text"))
             return pc.mean(lengths).as_py(), pc.max(lengths).as_py()
     except (ContractError, OSError, pa.ArrowException, KeyError):
         return None, None
