@@ -27,6 +27,7 @@ COMMANDS = {
     "datasets": ("datasets", "List, show and preview datasets."),
     "clean": ("clean", "Remove what killed runs left behind."),
     "images": ("images", "Build, list and remove the images that cells run in."),
+    "calibrate": ("calibrate", "Find out which differences in speed are noise on this machine."),
     "doctor": ("doctor", "Check what this machine offers and what needs fixing."),
     "schema": ("schema", "Print the JSON Schemas of all files."),
 }
