@@ -30,6 +30,7 @@ import msgspec
 from runner import __version__
 from runner.contract import (
     CellSpec,
+    Choice,
     ContractError,
     DatasetRequest,
     Failed,
@@ -127,11 +128,14 @@ def run_cell(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     _refuse_used(args.out)
     _prepare_environment(spec.threads)
+    from runner.device import keep_on
+
+    cores = keep_on(spec.cores) if spec.cores else None
     signal.signal(signal.SIGTERM, _terminate)
     if not args.watch_stdin:  # by hand: there is no host that could grant a lease
         spec = msgspec.structs.replace(spec, lease=False)
     with EventLog(args.out / "events.jsonl", spec.cell) as events:
-        return _run_cell(spec, args.out, events)
+        return _run_cell(spec, args.out, events, cores)
 
 
 def _refuse_used(folder: Path) -> None:
@@ -141,7 +145,7 @@ def _refuse_used(folder: Path) -> None:
             raise FileExistsError(errno.EEXIST, "another attempt left this here, give a new folder", folder / name)
 
 
-def _run_cell(spec: CellSpec, out: Path, events: EventLog) -> int:
+def _run_cell(spec: CellSpec, out: Path, events: EventLog, cores: Choice | None) -> int:
     attempts: list[Cell] = []
 
     def work() -> None:
@@ -150,7 +154,7 @@ def _run_cell(spec: CellSpec, out: Path, events: EventLog) -> int:
 
         quiet()
         check(spec)
-        attempts.append(Cell(spec, out, events))
+        attempts.append(Cell(spec, out, events, cores))
         attempts[0].run()
 
     failure = _guarded(work, spec.cell, lambda: attempts[0].phase if attempts else None)

@@ -1,20 +1,29 @@
 """One attempt at one cell: the phases in order, then the result.
 
 load -> tokenize -> train -> export -> score -> time. A file appears under its final name only when it is whole, and
-`result.json` is the last: its presence is the only sign of success.
+`result.json` is the last: its presence is the only sign of success. What each phase has made is told in the checkpoint,
+so that an attempt that finds an earlier one's there goes on from it.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runner import provenance, timing
+import msgspec
+
+from runner import checkpoint, provenance, timing
+from runner.clock import ActiveClock, per_second
 from runner.contract import (
+    ADAPTER_FOLDER,
+    PHASES,
+    PREDICTIONS_FILE,
     SPLITS,
     CellSpec,
+    Checkpoint,
     Choice,
     Finished,
     Memory,
@@ -30,6 +39,8 @@ from runner.contract import (
     Timing,
     TrainingReport,
     Warned,
+    batches_of,
+    digests,
     encode,
     write_atomic,
 )
@@ -47,11 +58,14 @@ from runner.training import PROGRESS_EVERY_S
 class Cell:
     """Carries one attempt through its phases. `phase` is the one that runs now, for the failure report."""
 
-    def __init__(self, spec: CellSpec, out: Path, events: EventLog) -> None:
+    def __init__(self, spec: CellSpec, out: Path, events: EventLog, cores: Choice | None = None) -> None:
         self.spec = spec
         self.out = out
         self.events = events
         self.phase: Phase | None = None
+        self._cores = cores  # where it is kept
+        self._clock = ActiveClock(out)
+        self._files: dict[str, str] = {}  # what later phases need, by path -> sha256
         self._seconds: dict[Phase, float] = {}
         self._memory: dict[str, float | None] = {}
         self._meter = PeakMeter(spec.device)
@@ -67,36 +81,107 @@ class Cell:
         started = time.time()
         splits = {split: read_split(self.spec.dataset, split) for split in SPLITS}
         subject = subject_for(self.spec, splits, self.out)
+        if self._cores is not None and self._cores.value is None:
+            self._warn(f"this cell could not be kept on its cores: {self._cores.reason}")
         with self._phase("load"):
-            self._choices = subject.load()
-            self._note_memory("after_load")
-            if (just_loaded := subject.loaded_predictor()) is not None:
-                self._cold = timing.cold_start(just_loaded, splits["test"].texts[0])
-        with self._phase("tokenize"):
-            subject.tokenize()
-        with self._phase("train"):
-            self._train(subject)
-        if "export" in self.spec.phases:
+            self._load(subject, splits["test"].texts[0])
+        self._keep(subject)
+        if "train" not in self._seconds:
+            with self._phase("tokenize"):
+                subject.tokenize()
+            with self._phase("train", lambda: subject.earlier_s):
+                self._train(subject)
+            self._keep(subject)
+        if "export" in self.spec.phases and "export" not in self._seconds:
             with self._phase("export"):
-                subject.export(self.out / "adapter")
+                self._export(subject)
+            self._keep(subject)
         predictor = subject.predictor()
-        with self._phase("score"):
-            self._score(predictor, splits["test"])
+        if "score" not in self._seconds:
+            with self._phase("score"):
+                self._score(predictor, splits["test"])
+            self._keep(subject)
         if "time" in self.spec.phases:
             self._time(predictor, splits["test"], subject.merged)
         result = self._result(subject, started)
         write_atomic(self.out / "result.json", encode(result))
-        self.events.emit(Finished(seconds=time.time() - started))
+        checkpoint.remove(self.out)
+        self.events.emit(Finished(seconds=self._clock()))
         return result
 
+    # --- going on -----------------------------------------------------------------------------
+
+    def _load(self, subject: Subject, text: str) -> None:
+        """The model, with what an earlier attempt has trained if that is to be had."""
+        found = checkpoint.find(self.spec, self.out) if subject.resumes else checkpoint.nothing(self.spec)
+        for note in found.notes:
+            self._warn(note)
+        state = found.state
+        if "train" in state.phases and (reason := self._bring_back(subject, found)) is not None:
+            self._warn(f"what an earlier attempt had trained is trained again: {reason}")
+            state = checkpoint.untrained(state)
+        if "train" not in state.phases:
+            self._choices = subject.load()
+        self._adopt(state)
+        if "rss_after_load_mb" not in self._memory:
+            self._note_memory("after_load")
+        if self._cold is None and (just_loaded := subject.loaded_predictor()) is not None:
+            self._cold = timing.cold_start(just_loaded, text, self._clock.frozen_s)
+
+    def _bring_back(self, subject: Subject, found: checkpoint.Found) -> str | None:
+        """Load the trained model; or why it cannot be."""
+        from safetensors import SafetensorError
+
+        try:
+            self._choices = subject.load(found.adapter)
+            if found.weights is None or subject.restore(found.weights):
+                return None
+        except (RunnerError, SafetensorError, OSError) as error:
+            return str(error)
+        return "its weights are not those of this model"
+
+    def _adopt(self, state: Checkpoint) -> None:
+        self._seconds = dict(state.phases)
+        self._files = dict(state.files)
+        self._memory = {
+            name: value for name, value in msgspec.structs.asdict(state.memory).items() if value is not None
+        }
+        self._choices |= state.choices
+        self._reasons = dict(state.reasons)
+        self._warnings[:0] = state.warnings
+        self._report, self._quality = state.training, state.quality
+        if state.cold_start_s is not None and state.first_request_ms is not None:
+            self._cold = timing.ColdStart(state.cold_start_s, state.first_request_ms)
+
+    def _keep(self, subject: Subject) -> None:
+        """Tell a later attempt what is done."""
+        if not subject.resumes:
+            return
+        state = msgspec.structs.replace(
+            checkpoint.nothing(self.spec).state,
+            phases=self._seconds,
+            files=self._files,
+            choices=self._choices,
+            training=self._report,
+            quality=self._quality,
+            memory=Memory(**self._memory),
+            cold_start_s=self._cold.seconds if self._cold else None,
+            first_request_ms=self._cold.first_request_ms if self._cold else None,
+            reasons=self._reasons,
+            warnings=tuple(self._warnings),
+        )
+        checkpoint.write_state(state, self.out)
+
+    # --- the phases ---------------------------------------------------------------------------
+
     @contextmanager
-    def _phase(self, phase: Phase, waited_s: Callable[[], float] = lambda: 0.0) -> Iterator[None]:
-        """`waited_s`: how much of it was spent on waiting for the host, which is not the phase's."""
+    def _phase(self, phase: Phase, more_s: Callable[[], float] = lambda: 0.0) -> Iterator[None]:
+        """`more_s`: what to add at its end to the seconds it took here."""
         self.phase = phase
         self.events.emit(PhaseStarted(phase=phase))
-        begin = time.perf_counter()
+        begin = self._clock()
         yield
-        seconds = time.perf_counter() - begin - waited_s()
+        seconds = self._clock() - begin + more_s()
         self._seconds[phase] = seconds
         self.phase = None
         self.events.emit(PhaseFinished(phase=phase, seconds=seconds))
@@ -104,7 +189,8 @@ class Cell:
 
     def _train(self, subject: Subject) -> None:
         self._meter.reset()
-        self._report = subject.train(self.events.emit)
+        self._report = subject.train(self.events.emit, self._warn, self._clock)
+        self._files = dict(subject.trained_files)
         self._note_peak("training")
         if self._report is not None and self._report.stopped_early:
             self._warn(
@@ -112,43 +198,51 @@ class Cell:
                 f"in {self.spec.training.patience} evaluations"
             )
 
+    def _export(self, subject: Subject) -> None:
+        """From here on the adapter stands for the weights in the checkpoint."""
+        shutil.rmtree(self.out / ADAPTER_FOLDER, ignore_errors=True)  # half of an earlier attempt's
+        subject.export(self.out / ADAPTER_FOLDER)
+        if subject.resumes:
+            self._files = digests(self.out, (ADAPTER_FOLDER,))
+
     def _score(self, predictor: Predictor, test: Rows) -> None:
         give_back()
         self._note_memory("before_inference")
         self._meter.reset()
-        evaluation = self.spec.evaluation
-        probabilities = predictor.predict(test.texts, evaluation.batch_size, self._scored_rows(len(test.texts)))
+        evaluation, batch_size = self.spec.evaluation, batches_of(self.spec).evaluation_batch_size
+        probabilities = predictor.predict(test.texts, batch_size, self._scored_rows(len(test.texts)))
         self._note_peak("inference")  # here: the packages that compute metrics are not the model's memory
         slices = {column: test.columns[column] for column in self.spec.dataset.slice_columns}
         self._quality, reasons = classification.evaluate(
             test.labels, probabilities, self.spec.dataset.label_names, slices, evaluation.calibration_bins
         )
         self._reasons |= reasons
-        write_predictions(self.out / "predictions.parquet", test.ids, test.labels, probabilities)
+        write_predictions(self.out / PREDICTIONS_FILE, test.ids, test.labels, probabilities)
+        self._files |= digests(self.out, (PREDICTIONS_FILE,))
         self.events.emit(Metrics(phase="score", split="test", values=self._quality.metrics))
 
     def _scored_rows(self, rows: int) -> Callable[[int], None]:
         """Tells, about once a second, how many rows of the test split are scored."""
-        started = told = time.perf_counter()
+        started = told = self._clock()
 
         def tell(done: int) -> None:
             nonlocal told
-            now = time.perf_counter()
+            now = self._clock()
             if now - told >= PROGRESS_EVERY_S:
                 told = now
-                rate = done / (now - started)
-                left = (rows - done) / rate
+                rate = per_second(done, now - started)
+                left = (rows - done) / rate if rate else None
                 self.events.emit(Progress(phase="score", step=done, steps=rows, samples_per_s=rate, eta_s=left))
 
         return tell
 
     def _time(self, predictor: Predictor, test: Rows, merged: bool) -> None:
-        leases = Leases(self.out, self.events.emit, asked=self.spec.lease)
+        leases = Leases(self.out, self.events.emit, asked=self.spec.lease, clock=self._clock)
         fallback = self.spec.fallback
         largest_batch = fallback.throughput_batch_size if fallback else None
         if fallback and largest_batch:
             self._choices["throughput_batch_size"] = Choice(value=largest_batch, reason=fallback.reason)
-        with self._phase("time", lambda: leases.waited_s):
+        with self._phase("time", lambda: -leases.waited_s):  # waiting for the host is not timing
             self._timing = timing.measure(
                 predictor,
                 test.texts,
@@ -198,11 +292,16 @@ class Cell:
             training=self._report,
             timing=self._timing,
             memory=memory,
-            phases=self._seconds,
+            phases={phase: self._seconds[phase] for phase in PHASES if phase in self._seconds},
             parameters_total=size.total,
             parameters_trainable=size.trainable,
             requested=_requested(spec),
-            effective={**self._choices, "executor": Choice(value=spec.executor, reason=spec.executor_reason)},
+            effective={
+                **self._choices,
+                **_batch_choices(spec),
+                "executor": Choice(value=spec.executor, reason=spec.executor_reason),
+                **({"cores": self._cores} if self._cores is not None else {}),
+            },
             reasons=self._reasons,
             warnings=tuple(self._warnings),
             provenance=provenance.collect(spec, started),
@@ -259,14 +358,28 @@ def _null_reasons(summary: Summary, timed: Timing | None, spec: CellSpec) -> dic
     return reasons
 
 
+def _batch_choices(spec: CellSpec) -> dict[str, Choice]:
+    """A baseline is fitted on everything at once."""
+    choices = {}
+    for name, value in msgspec.structs.asdict(batches_of(spec)).items():
+        instead = spec.fallback is not None and getattr(spec.fallback, name) is not None
+        reason = spec.fallback.reason if spec.fallback is not None and instead else "as configured"
+        choices[name] = Choice(value=value, reason=reason)
+    if spec.model.kind == "baseline":
+        del choices["batch_size"], choices["accumulation"]
+    return choices
+
+
 def _requested(spec: CellSpec) -> dict[str, object]:
     training = spec.training
     return {
         "device": spec.device,
         "threads": spec.threads,
+        "cores": ",".join(map(str, spec.cores)) or None,
         "epochs": training.epochs,
         "batch_size": training.batch_size,
         "accumulation": training.accumulation,
+        "evaluation_batch_size": spec.evaluation.batch_size,
         "throughput_batch_size": max(spec.evaluation.throughput_batch_sizes, default=None),
         "learning_rate": training.learning_rate,
         "max_length": spec.dataset.max_length,

@@ -60,16 +60,18 @@ class Found:
     notes: tuple[str, ...] = ()  # sentences: what was there and is not used
 
 
-def begin(spec: CellSpec) -> Checkpoint:
-    """Nothing done."""
-    return Checkpoint(
-        identity=spec.identity, runner_version=spec.runner_version, batches=batches_of(spec), phases={}, files={}
+def nothing(spec: CellSpec) -> Found:
+    """The cell starts at its beginning."""
+    return Found(
+        Checkpoint(
+            identity=spec.identity, runner_version=spec.runner_version, batches=batches_of(spec), phases={}, files={}
+        )
     )
 
 
 def find(spec: CellSpec, out: Path) -> Found:
     """What lies in this attempt's folder, verified. Whatever it is, the cell can go on from the answer."""
-    blank = begin(spec)
+    blank = nothing(spec).state
     folder = out / CHECKPOINT_FOLDER
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         folder.unlink()
@@ -135,12 +137,20 @@ def _sizes(batches: Batches) -> str:
 
 def _without(state: Checkpoint, batches: Batches, phases: set[Phase]) -> Checkpoint:
     """The state as it was when only these phases were complete."""
-    kept = msgspec.structs.replace(
-        state, batches=batches, phases={phase: s for phase, s in state.phases.items() if phase in phases}
+    if "train" not in phases:
+        state = untrained(state)
+    elif "score" not in phases:
+        state = msgspec.structs.replace(state, quality=None)
+    kept = {phase: seconds for phase, seconds in state.phases.items() if phase in phases}
+    return msgspec.structs.replace(state, batches=batches, phases=kept)
+
+
+def untrained(state: Checkpoint) -> Checkpoint:
+    """Only what was found out about loading the model."""
+    phases = {phase: seconds for phase, seconds in state.phases.items() if phase not in AFTER_TRAINING}
+    return msgspec.structs.replace(
+        state, phases=phases, choices={}, training=None, quality=None, reasons={}, files={}, warnings=()
     )
-    if "train" not in phases:  # the figures of memory and speed of loading are as good as before
-        return msgspec.structs.replace(kept, choices={}, training=None, quality=None, files={}, warnings=())
-    return kept if "score" in phases else msgspec.structs.replace(kept, quality=None)
 
 
 def write_state(state: Checkpoint, out: Path) -> None:

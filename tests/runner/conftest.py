@@ -29,6 +29,7 @@ TINY = ScratchSpec(hidden_size=16, layers=1, heads=2, intermediate_size=32, voca
 QUICK_TRAINING = TrainingSpec(epochs=2, batch_size=8, accumulation=2, learning_rate=5e-3)
 QUICK_EVALUATION = EvaluationSpec(
     batch_size=8,
+    windows=1,
     warmup_requests=1,
     min_requests=12,
     max_requests=12,
@@ -36,6 +37,7 @@ QUICK_EVALUATION = EvaluationSpec(
     latency_max_s=0.0,
     throughput_batch_sizes=(1, 4),
     throughput_texts=8,
+    throughput_min_s=0.0,
     throughput_max_s=5.0,
 )
 

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from runner import cell as cells
 from runner.cell import Cell
+from runner.clock import ActiveClock
 from runner.contract import (
     PHASES,
+    CellEvent,
     CellSpec,
     Failed,
     Finished,
@@ -28,9 +29,13 @@ from runner.contract import (
     PhaseStarted,
     Progress,
     Result,
+    Verdict,
     Warned,
     encode,
+    grant_file,
     read,
+    verdict_file,
+    write_atomic,
 )
 from runner.data.prepared import read_split
 from runner.events import EventLog
@@ -131,7 +136,8 @@ def _check_events(events: list[Any], result: Result) -> None:
     assert result.quality is not None
     assert scored.values == result.quality.metrics
     assert [event.message for event in events if isinstance(event, Warned)] == list(result.warnings)
-    assert any(isinstance(event, Progress) for event in events) is (result.training is not None)
+    trained = any(isinstance(event, Progress) and event.phase == "train" for event in events)
+    assert trained is (result.training is not None)
 
 
 def test_a_transformer_learns_and_tells_what_it_did(cell_spec: MakeCell, tmp_path: Path) -> None:
@@ -209,43 +215,59 @@ def test_phases_not_asked_for_are_left_out_with_a_reason(cell_spec: MakeCell, tm
     assert nulls == {name for name in result.reasons if name in result.summary.__struct_fields__}
 
 
-def test_the_lease_is_awaited_before_timing_and_given_back(
-    cell_spec: MakeCell, tmp_path: Path, events_of: Read, monkeypatch: pytest.MonkeyPatch
+class Host:
+    """What the host does about leases, while the cell sleeps. `s`: the machine's seconds; each sleep takes ten."""
+
+    def __init__(self, folder: Path, reasons: tuple[str, ...] = ()) -> None:
+        self.folder, self.verdict, self.s = folder, encode(Verdict(reasons=reasons)), 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.s += 10
+        lines = (self.folder / "events.jsonl").read_bytes().splitlines()
+        event = msgspec.json.decode(lines[-1], type=CellEvent)
+        if isinstance(event, LeaseWanted):
+            (self.folder / grant_file(event.window)).touch()
+        else:
+            assert isinstance(event, LeaseReleased)
+            write_atomic(self.folder / verdict_file(event.window), self.verdict)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    host = Host(tmp_path)
+    monkeypatch.setattr("runner.leases.time.sleep", host.sleep)
+    return host
+
+
+def test_each_window_of_timing_has_a_lease_and_waiting_is_no_timing(
+    cell_spec: MakeCell, tmp_path: Path, events_of: Read, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        waits.append(seconds)
-        if len(waits) == 3:
-            (tmp_path / cells.LEASE_FILE).touch()
-        assert len(waits) <= 3
-
-    monkeypatch.setattr("runner.cell.time.sleep", sleep)
-    run(cell_spec(lease=True), tmp_path)
-    assert len(waits) == 3
+    monkeypatch.setattr(ActiveClock, "__call__", lambda self: host.s)
+    monkeypatch.setattr("runner.timing.FOREIGN_SHARE_LIMIT", 2.0)
+    evaluation = msgspec.structs.replace(cell_spec().evaluation, windows=2)
+    result = run(cell_spec(lease=True, evaluation=evaluation), tmp_path)
     found = [
-        (type(event).__name__, getattr(event, "phase", None))
+        (type(event).__name__, getattr(event, "phase", None) or getattr(event, "window", None))
         for event in events_of(tmp_path)
         if isinstance(event, LeaseWanted | LeaseReleased | PhaseStarted | PhaseFinished)
-    ][-5:]
+    ][-7:]
     assert found == [
         ("PhaseFinished", "score"),
-        ("LeaseWanted", None),
         ("PhaseStarted", "time"),
+        ("LeaseWanted", 1),
+        ("LeaseReleased", 1),
+        ("LeaseWanted", 2),
+        ("LeaseReleased", 2),
         ("PhaseFinished", "time"),
-        ("LeaseReleased", None),
     ]
+    assert host.s == 40
+    assert result.phases["time"] == 0
 
 
-def test_the_lease_is_given_back_when_timing_fails(
-    cell_spec: MakeCell, tmp_path: Path, events_of: Read, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / cells.LEASE_FILE).touch()
-    monkeypatch.setattr("runner.cell.timing.measure", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        run(cell_spec(lease=True), tmp_path)
-    assert isinstance(events_of(tmp_path)[-1], LeaseReleased)
-    assert not (tmp_path / "result.json").exists()
+def test_what_the_host_saw_is_a_warning(cell_spec: MakeCell, tmp_path: Path, host: Host) -> None:
+    host.verdict = encode(Verdict(reasons=("somebody else was here",)))
+    result = run(cell_spec(lease=True), tmp_path)
+    assert "somebody else was here" in result.warnings[0]
 
 
 @pytest.mark.parametrize("share", [0.02, 0.4])
@@ -261,7 +283,7 @@ def test_a_busy_machine_is_a_warning(
     result = run(cell_spec(), tmp_path)
     assert result.timing is not None
     assert result.timing.contaminated is (share > 0.1)
-    assert [f"{share:.0%}" in warning for warning in result.warnings] == [True] * (share > 0.1)
+    assert ["40 % of" in warning for warning in result.warnings] == [True] * (share > 0.1)
 
 
 def test_an_unknown_peak_has_a_reason(cell_spec: MakeCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

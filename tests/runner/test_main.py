@@ -286,7 +286,7 @@ def test_sigterm_leaves_a_report(
 ) -> None:
     """The cell waits for a lease that never comes; the host loses patience, twice."""
     monkeypatch.setattr(program, "_die_with_parent", lambda: None)  # pytest's own input is no host
-    monkeypatch.setattr("runner.cell.time.sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("runner.leases.time.sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
     write = program.write_atomic
 
     def write_under_fire(path: Path, data: bytes) -> None:
@@ -296,9 +296,9 @@ def test_sigterm_leaves_a_report(
     monkeypatch.setattr(program, "write_atomic", write_under_fire)
     code, folder = run_cell(cell_spec(lease=True), "--watch-stdin")
     failure = failure_of(folder)
-    assert (code, failure.kind, failure.phase) == (1, "interrupted", None)
+    assert (code, failure.kind, failure.phase) == (1, "interrupted", "time")
     assert "SIGTERM" in failure.message
-    assert [type(event).__name__ for event in events_of(folder)][-2:] == ["LeaseWanted", "Failed"]
+    assert [type(event).__name__ for event in events_of(folder)][-3:] == ["LeaseWanted", "LeaseReleased", "Failed"]
 
 
 def _start(tmp_path: Path, spec: CellSpec) -> subprocess.Popen[bytes]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from runner.checkpoint import TrainingStore
 from runner.contract import CellSpec, Metrics, Progress, TrainingReport, TrainingSpec
 from runner.errors import RunnerError
 from runner.models.batches import pad_batch
@@ -76,15 +79,17 @@ def predictor(loaded: LoadedModel) -> Callable[[Sequence[list[int]]], NDArray[np
 
 
 def trainer(loaded: LoadedModel, folder: Path, spec: TrainingSpec = SPEC, **changes: Any) -> Trainer:
+    """One that starts at the beginning, wherever others have been in this folder."""
     settings: dict[str, Any] = {
         "train": toy(),
         "validation": toy(12, seed=1),
         "seed": 42,
         "device": "cpu",
         "dtype": "float32",
-        "checkpoint": folder / "best.safetensors",
+        "store": TrainingStore(Path(tempfile.mkdtemp(dir=folder)), "key", lambda message: None),
         "predict": predictor(loaded),
         "emit": lambda event: None,
+        "clock": time.perf_counter,
     }
     return Trainer(loaded=loaded, spec=spec, **(settings | changes))
 
