@@ -35,7 +35,7 @@ from harness.executors.native import runner_command
 from harness.failures import conclude
 from harness.images import BuiltImage
 from harness.jobs import found_here
-from harness.runs import only_one
+from harness.run_lock import only_one
 from harness.scratch import LOCK, scratch
 from harness.store import AttemptPaths, RunFolder
 from runner.contract import CellSpec, Failure, Limits, ModelSpec, Phase, PreparedDataset, Result, encode, read

@@ -18,11 +18,21 @@ from harness.errors import SetupError
 from harness.executors import Exit, native
 from harness.executors.native import NativeExecutor, cell_environment, runner_command
 from harness.store import AttemptPaths
-from runner.contract import CellSpec, EvaluationSpec, Failure, PreparedDataset, Result, encode, read
+from runner.contract import (
+    CellSpec,
+    EvaluationSpec,
+    Failure,
+    PreparedDataset,
+    Result,
+    Verdict,
+    encode,
+    read,
+    verdict_file,
+)
 from tests.harness.builders import cell
 
 QUICK = EvaluationSpec(
-    warmup_requests=1, min_requests=11, max_requests=11, latency_min_s=0.0, latency_max_s=0.0,
+    windows=1, warmup_requests=1, min_requests=11, max_requests=11, latency_min_s=0.0, latency_max_s=0.0,
     throughput_batch_sizes=(1,), throughput_texts=4, throughput_max_s=0.1,
 )  # fmt: skip
 
@@ -136,7 +146,7 @@ def test_what_left_the_group_does_not_hold_its_end_up(
     monkeypatch.setattr(native, "OUTPUT_GRACE_S", 0.2)
     stand_in(
         "import subprocess; print('before', flush=True); "
-        "subprocess.Popen(['sleep', '20'], start_new_session=True, stdin=subprocess.DEVNULL)"
+        "subprocess.Popen(['sleep', '20'], start_new_session=True, stdin=subprocess.DEVNULL, env={})"
     )
     started = time.monotonic()
     assert run(attempt) == Exit(code=0)
@@ -192,7 +202,8 @@ def test_a_real_cell_waits_for_the_lease_and_succeeds(attempt: AttemptPaths, spe
         handle = await NativeExecutor().start(attempt, spec)
         await asyncio.to_thread(wait_for, lambda: wants_lease(attempt))
         assert not attempt.result.exists()
-        attempt.lease.touch()
+        attempt.grant(1)
+        attempt.tell(verdict_file(1), Verdict())
         return await handle.wait()
 
     assert asyncio.run(work()) == Exit(code=0), attempt.log.read_text()
