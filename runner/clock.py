@@ -24,16 +24,17 @@ class ActiveClock:
         self._seen: tuple[int, ...] | None = None  # of the file as last read
         self._frozen_s = 0.0
         self._last_s = 0.0
-        self._frozen_before_s = self._read_frozen()
+        self._frozen_before_s = self.frozen_s()
         self._started = time.perf_counter()
 
     def __call__(self) -> float:
         elapsed = time.perf_counter() - self._started
-        frozen = self._read_frozen() - self._frozen_before_s
+        frozen = self.frozen_s() - self._frozen_before_s
         self._last_s = max(self._last_s, elapsed - frozen)
         return self._last_s
 
-    def _read_frozen(self) -> float:
+    def frozen_s(self) -> float:
+        """For how long the host has kept this attempt stopped so far, before the clock was made too."""
         try:
             found = self._file.stat(follow_symlinks=False)
             seen = (found.st_ino, found.st_mtime_ns, found.st_size)

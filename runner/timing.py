@@ -78,10 +78,11 @@ class ColdStart:
     first_request_ms: float
 
 
-def cold_start(predictor: Predictor, text: str) -> ColdStart:
-    """Ask a model that has just been loaded for its first answer. The process must have done nothing else before."""
+def cold_start(predictor: Predictor, text: str, frozen_s: Callable[[], float] = lambda: 0.0) -> ColdStart:
+    """Ask a model that has just been loaded for its first answer. The process must have done nothing else before, but
+    for being kept stopped for `frozen_s`."""
     first_ms = request_ms(predictor, text)
-    return ColdStart(seconds=_process_age_s(), first_request_ms=first_ms)
+    return ColdStart(seconds=_process_age_s() - frozen_s(), first_request_ms=first_ms)
 
 
 def _process_age_s() -> float:

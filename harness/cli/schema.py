@@ -15,12 +15,13 @@ def schema(name: str | None) -> int:
     import msgspec
 
     from harness.board import json_schema
-    from harness.state import AnyEvent
+    from harness.calibration import Calibration
     from harness.record import RunRecord
+    from harness.state import AnyEvent
     from harness.suite import SuiteFile
     from runner.contract import json_schemas
 
-    schemas = json_schemas(extra=(RunRecord, SuiteFile))
+    schemas = json_schemas(extra=(RunRecord, SuiteFile, Calibration))
     schemas["Leaderboard"] = json_schema()
     schemas["RunEvent"] = msgspec.json.schema(AnyEvent)
     if name is not None:

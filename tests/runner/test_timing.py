@@ -208,6 +208,7 @@ def test_cold_start_where_the_kernel_does_not_tell(clock: Clock, monkeypatch: py
     born = clock.time() - 7.0
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: born)
     assert cold_start(Predictor(clock), "one text").seconds == pytest.approx(7.1)
+    assert cold_start(Predictor(clock), "one text", lambda: 5.0).seconds == pytest.approx(2.2)
 
 
 def test_without_warm_up_the_first_request_counts(clock: Clock) -> None:
