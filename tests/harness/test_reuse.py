@@ -167,6 +167,21 @@ def test_other_settings_are_another_cell(results: Path, spec: CellSpec, dataset:
     assert found(run, spec) == {}
 
 
+def test_what_a_result_says_of_itself_is_not_enough(results: Path, own: RunFolder, spec: CellSpec) -> None:
+    theirs = other_run(results, "theirs", spec)
+    finish(theirs, spec)
+    record = theirs.read_record()
+    (entry,) = record.cells
+    planned = msgspec.structs.replace(entry, identity="0" * 64)  # the same name by chance
+    theirs.write_record(msgspec.structs.replace(record, cells=(planned,)))
+    assert found(own, spec) == {}
+
+
+def test_what_a_run_has_itself_is_not_of_another(own: RunFolder, spec: CellSpec) -> None:
+    finish(own, spec)
+    assert found(own, spec) == {}
+
+
 def of_another_identity(attempt: AttemptPaths) -> None:
     damaged = attempt.result.read_bytes().replace(b'"identity": "', b'"identity": "0')
     attempt.result.write_bytes(damaged)
@@ -315,6 +330,9 @@ def became_a_link(attempt: AttemptPaths) -> None:
         lambda attempt: shutil.rmtree(attempt.folder.parent.parent.parent),
         lambda attempt: attempt.result.unlink(),
         lambda attempt: attempt.spec.write_text("{}"),
+        lambda attempt: attempt.spec.write_bytes(
+            attempt.spec.read_bytes().replace(b'"identity": "', b'"identity": "0')
+        ),
         lambda attempt: attempt.predictions.unlink(),
         became_a_link,
     ],
