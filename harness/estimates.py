@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.shapes import BYTES_A_TOKEN, Lengths, Shape, lengths_of, shape_of
+from harness.shapes import Lengths, Shape, lengths_of, shape_of
 from runner.contract import CellSpec, Device, LoraSpec, Method
 
 Basis = Literal["measured", "similar", "computed"]
@@ -30,12 +30,13 @@ CUDA_HOST_MB = 2_500  # CUDA's libraries on the host's side
 CONTEXT_MB = 600  # on the device: context, kernels, workspaces
 FRAGMENTS = 1.15  # what CUDA's allocator holds over what is allocated
 
-TOKEN_BYTES = 44  # a token id as a Python integer in a list, and its share of the text
-TFIDF_BYTES = 45  # a byte of training text: its words and word pairs, their weights, the solver's memory
+TOKEN_BYTES = 40  # a token id, as a Python integer in a list
+TFIDF_BYTES = 45  # for a byte of training text: its words and word pairs, and how often each text has them ...
+SOLVER_BYTES = 16  # ... and for each class what the solver remembers of their weights
 
 # What the forward pass keeps for the backward one, and what a layer holds while it is at work where nothing is kept:
 # elements a token and layer, in units of the hidden and of the intermediate size; bytes an attention score.
-KEPT: dict[Method, tuple[float, float]] = {"full": (16.5, 2.5), "lora": (22.0, 2.75), "qlora": (22.0, 2.75)}
+KEPT: dict[Method, tuple[float, float]] = {"full": (20.0, 3.0), "lora": (22.0, 2.75), "qlora": (22.0, 2.75)}
 KEPT_SCORE_BYTES = 15
 PASSING = (6.0, 2.5)
 PASSING_SCORE_BYTES = 8
@@ -126,8 +127,10 @@ def _trained(spec: CellSpec, shape: Shape) -> int:
     if spec.method == "frozen":
         return head
     lora = spec.lora or LoraSpec()
-    targets = lora.target_modules or ("query", "value")
-    adapted = LINEAR_LAYERS if targets == ("all-linear",) else len(targets)
+    if lora.target_modules is None:
+        adapted = 4 if shape.gated else 2
+    else:
+        adapted = LINEAR_LAYERS if lora.target_modules == ("all-linear",) else len(lora.target_modules)
     return head + shape.layers * adapted * lora.rank * 2 * shape.hidden
 
 
@@ -169,7 +172,7 @@ def _score_bytes(spec: CellSpec, shape: Shape, length: int, each: int) -> float:
 
 
 def _elements(shape: Shape, share: tuple[float, float]) -> float:
-    return share[0] * shape.hidden + share[1] * shape.intermediate * (1.5 if shape.gated else 1.0)
+    return share[0] * shape.hidden + share[1] * shape.intermediate * (2.0 if shape.gated else 1.0)
 
 
 def _width(spec: CellSpec) -> float:
@@ -195,7 +198,9 @@ def _largest_inference_batch(spec: CellSpec) -> int:
 
 
 def _data_mb(spec: CellSpec, lengths: Lengths) -> float:
-    return sum(split.rows for split in spec.dataset.splits.values()) * lengths.mean * TOKEN_BYTES / MB
+    rows = sum(split.rows for split in spec.dataset.splits.values())
+    tokens = 0.0 if spec.model.kind == "baseline" else lengths.mean
+    return rows * (lengths.mean_bytes + tokens * TOKEN_BYTES) / MB
 
 
 # --- disk -------------------------------------------------------------------------------------
@@ -260,16 +265,18 @@ def start_s(spec: CellSpec) -> float:
 
 
 def _of_baseline(spec: CellSpec, lengths: Lengths) -> Estimate:
-    text_bytes = spec.dataset.splits["train"].rows * lengths.mean * BYTES_A_TOKEN
-    reads = spec.model.name != "majority"
+    text_bytes = spec.dataset.splits["train"].rows * lengths.mean_bytes
+    classes = len(spec.dataset.label_names)
+    memory_mb, fit_s = float(MAJORITY_MB), 0.0
+    if spec.model.name != "majority":
+        memory_mb = TFIDF_MB + text_bytes * (TFIDF_BYTES + SOLVER_BYTES * (classes if classes > 2 else 1)) / MB
+        fit_s = text_bytes / TFIDF_BYTES_A_S
     timing_s = _timing_s(spec, 0.0)
     kept_mb = math.ceil(_records_mb(spec))
     return Estimate(
-        memory_mb=math.ceil(
-            (TFIDF_MB if reads else MAJORITY_MB) + _data_mb(spec, lengths) + reads * TFIDF_BYTES * text_bytes / MB
-        ),
+        memory_mb=math.ceil(memory_mb + _data_mb(spec, lengths)),
         disk_mb=kept_mb,
-        seconds=start_s(spec) + reads * text_bytes / TFIDF_BYTES_A_S + timing_s,
+        seconds=start_s(spec) + fit_s + timing_s,
         kept_mb=kept_mb,
         timing_s=timing_s,
     )

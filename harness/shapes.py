@@ -71,10 +71,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of a dataset's texts in tokens, as the model reads them."""
+    """Of a dataset's texts in tokens, as the model reads them. `mean_bytes`: of the whole text, cut by no limit."""
 
     mean: float
     longest: int
+    mean_bytes: float = 0.0
 
 
 def shape_of(model: ModelSpec) -> Shape | None:
@@ -91,10 +92,11 @@ def lengths_of(dataset: PreparedDataset) -> Lengths:
     """From a sample of the training texts; the dataset's `max_length` where they cannot be read."""
     mean, longest = _sampled(dataset.folder, dataset.fingerprint)
     if mean is None or longest is None:
-        return Lengths(float(dataset.max_length), dataset.max_length)
+        return Lengths(float(dataset.max_length), dataset.max_length, dataset.max_length * BYTES_A_TOKEN)
     return Lengths(
         mean=min(mean / BYTES_A_TOKEN + SPECIAL_TOKENS, dataset.max_length),
         longest=min(math.ceil(longest / FEWEST_BYTES_A_TOKEN) + SPECIAL_TOKENS, dataset.max_length),
+        mean_bytes=mean,
     )
 
 
