@@ -19,7 +19,7 @@ NO_LIMIT = 0.0  # asked for, in seconds
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`jobs`: cells at a time; None: one for each core. `memory_mb`: per cell; None: by the estimate and an equal share.
     `seconds`: per cell; None: by the estimate; `NO_LIMIT`: none. `overcommit`: also start what is estimated not to
-    fit."""
+    fit. `reuse`: take over what other runs beside it have finished."""
 
     device: str = "auto"
     jobs: int | None = None
@@ -28,6 +28,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     seconds: float | None = None
     phase_seconds: dict[Phase, float] = {}
     overcommit: bool = False
+    reuse: bool = True
 
 
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from harness.calibration import calibration_for
 from harness.engine import Engine
+from harness.entries import planned_speed_key
 from harness.errors import MoodBenchError, SetupError
 from harness.executors.choice import Executors, choose_executor
 from harness.gpus import free_mb
@@ -14,12 +16,13 @@ from harness.load import LoadWatch
 from harness.prepare import Prepared, prepare
 from harness.request import Control, RunRequest
 from harness.resolve import plan_of
+from harness.reuse import reuse
 from harness.run_lock import check_writable
 from harness.scratch import sweep
 from harness.state import CellFailed, CellFinished, CellRetried, Notice, RunFinished, RunStarted
-from harness.store import RunFolder, storage_problem
+from harness.store import RunFolder, storage_problem, writing
 from harness.suite import as_mapping
-from runner.contract import Event, Fallback
+from runner.contract import Event, Fallback, encode, write_atomic
 
 Tell = Callable[[Event], Event]
 
@@ -52,6 +55,9 @@ async def _carry_out(
     missing = [failure for _, failure in prepared.unavailable]
     for suite in request.suites:
         folder.extend(folder.folder.name, dict(as_mapping(suite)), [entry.spec for entry in plan.cells], missing)
+    _keep_calibration(prepared, executors, folder)
+    if request.options.reuse:
+        _take_over(prepared, folder, tell)
     engine = Engine(folder, executors.cells, packer, LoadWatch(), tell=tell, gpu_memory=free_mb)
     planned = [plan_of(entry.spec) for entry in plan.cells] + [cell for cell, _ in prepared.unavailable]
     running = engine.run(
@@ -75,6 +81,33 @@ async def _carry_out(
     except OSError as error:
         return engine.finished(storage_problem(error, folder.folder))
     return engine.finished()
+
+
+def _keep_calibration(prepared: Prepared, executors: Executors, folder: RunFolder) -> None:
+    """The run's own copy: its ranking does not change when the machine is calibrated again, or is another."""
+    found = calibration_for(executors.cells.name, prepared.packer.threads, prepared.info.cpu_model)
+    if found is not None:
+        with writing(folder.calibration):
+            write_atomic(folder.calibration, encode(found))
+
+
+def _take_over(prepared: Prepared, folder: RunFolder, tell: Tell) -> None:
+    """What other runs have of these cells."""
+    cpu, gpu = prepared.info.cpu_model, next(iter(prepared.info.gpus), None)
+    wanted = [entry.spec for entry in prepared.plan.started]
+    done = folder.finished(spec.cell for spec in wanted)
+    taken = reuse(
+        [spec for spec in wanted if spec.cell not in done],
+        folder.folder.parent,
+        folder,
+        lambda spec: planned_speed_key(spec, cpu, gpu),
+    )
+    for run in sorted({one.run for one in taken}):
+        whole = sum(one.run == run and not one.speed_differs for one in taken)
+        again = sum(one.run == run and one.speed_differs for one in taken)
+        words = [f"{whole} finished cells"] * bool(whole)
+        words += [f"{again} whose speed is measured again here"] * bool(again)
+        tell(Notice(message=f"taken over from run '{run}': {' and '.join(words)} (--no-reuse does all of them again)"))
 
 
 def left_fallbacks(folder: RunFolder) -> dict[str, Fallback]:

@@ -1,3 +1,3 @@
 """The cell side of MoodBench: one process runs one attempt at one cell. Never imports `harness`."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

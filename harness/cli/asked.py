@@ -48,6 +48,7 @@ class Asked:
     timeout: float | None
     phase_timeout: dict[Phase, float] | None
     overcommit: bool
+    no_reuse: bool
     smoke: bool
     name: str | None
     results: Path
@@ -77,6 +78,7 @@ class Asked:
             seconds=self.timeout,
             phase_seconds=self.phase_timeout or {},
             overcommit=self.overcommit,
+            reuse=not self.no_reuse,
         )
 
 
@@ -102,6 +104,7 @@ OPTIONS = (
     ),
     click.option("--phase-timeout", type=PhaseLimits(), help="Of single phases: train=2h,time=10m.  [default: none]"),
     click.option("--overcommit", is_flag=True, help="Also start cells that are estimated not to fit into memory."),
+    click.option("--no-reuse", is_flag=True, help="Take over no finished cells of other runs."),
     click.option("--smoke", is_flag=True, help="50/20/20 rows, 1 epoch; also MOODBENCH_TEST_MODE=1."),
     click.option("--run", "name", help="Folder under the results; running again finishes what is missing."),
     results_option,

@@ -16,7 +16,7 @@ from harness.executors import Answer, Question, native
 from harness.executors.choice import Executors
 from harness.executors.native import NativeExecutor
 from harness.preflight import Preflight, choose_device, preflight
-from harness.runs import resolve
+from harness.resolve import resolve
 from harness.scratch import cache_folder
 from harness.suite import Selection, Suite, build_suite
 from runner.contract import DeviceInfo, FetchedModel, Limits, ModelSpec, encode
