@@ -19,7 +19,7 @@ from harness.credentials import hub_token_source
 from harness.errors import MoodBenchError
 from harness.executors.native import NativeExecutor
 from harness.jobs import Jobs
-from harness.runs import check_writable
+from harness.run_lock import check_writable
 from harness.scratch import cache_folder, scratch
 from harness.store import RunFolder
 from runner.contract import usable_cores

@@ -17,9 +17,9 @@ NO_LIMIT = 0.0  # asked for, in seconds
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`jobs`: cells at a time; None: one for each core. `memory_mb`: per cell; None: by the estimate and an equal share.
-    `seconds`: per cell; None: by the estimate; `NO_LIMIT`: none. `overcommit`: also start what is estimated not to
-    fit. `reuse`: take over what other runs beside it have finished."""
+    """`jobs`: cells at a time; None: one for each core. `memory_mb`: per cell; None: by the estimate and an equal
+    share. `seconds`: per cell; None: by the estimate; `NO_LIMIT`: none. `overcommit`: also start what is estimated not
+    to fit. `reuse`: take over what other runs beside it have finished."""
 
     device: str = "auto"
     jobs: int | None = None
