@@ -7,7 +7,8 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,16 @@ import pytest
 
 from harness import journal, store
 from harness.engine import Engine
-from harness.executors import Exit, Handle
+from harness.executors import Executor, Exit, Handle
 from harness.executors.docker import DockerExecutor
+from harness.failures import POLICIES
 from harness.images import BuiltImage
-from harness.journal import EventTail
+from harness.journal import EventTail, Journal
 from harness.leaderboard import standing_of, write_leaderboard
+from harness.packing import Packer
 from harness.predictions import read_predictions
-from harness.state import CellFailed, RunFinished
+from harness.resolve import plan_of
+from harness.state import CellFailed, RunFinished, RunStarted
 from harness.store import AttemptPaths, RunFolder
 from runner.contract import (
     CellEvent,
@@ -41,11 +45,12 @@ from runner.contract import (
     Summary,
     Warned,
     encode,
+    grant_file,
     open_plain,
     write_atomic,
 )
 from tests.harness.builders import cell, prepared, result, write_result
-from tests.harness.theatre import Attempt, Play, Theatre, success, until_stopped
+from tests.harness.theatre import Attempt, Play, StillHost, Theatre, success, until_stopped
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -117,6 +122,25 @@ def place() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+async def carried_out(
+    run: RunFolder, executor: Executor, specs: Sequence[CellSpec], told: list[Event], *, jobs: int, seconds: float
+) -> RunFinished:
+    with closing(Journal(run.journal)) as journal:
+        packer = Packer(executor.capacity, jobs, memory_mb=None)
+        engine = Engine(run, executor, packer, StillHost(), tell=journal.append, watch=told.append)
+        plans = tuple(map(plan_of, specs))
+        start = RunStarted(run="run", suite="suite", folder=str(run.folder), jobs=jobs, cells=plans)
+        await asyncio.wait_for(engine.run(start, specs), seconds)
+        return engine.finished()
+
+
+@pytest.fixture(autouse=True)
+def _no_long_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again is so at once."""
+    for kind, policy in POLICIES.items():
+        monkeypatch.setitem(POLICIES, kind, replace(policy, delay_s=0.0))
+
+
 class Scene:
     """A run of three cells, of which `bad` is hostile."""
 
@@ -129,11 +153,8 @@ class Scene:
         self.told: list[Event] = []
 
     def play(self, play: Play, jobs: int = 1, others: Play = success) -> RunFinished:
-        async def whole() -> RunFinished:
-            engine = Engine(self.run, Theatre(good=others, bad=play, other=others), jobs=jobs, watch=self.told.append)
-            return await asyncio.wait_for(engine.run("suite", self.specs), 20)
-
-        return asyncio.run(whole())
+        theatre = Theatre(good=others, bad=play, other=others)
+        return asyncio.run(carried_out(self.run, theatre, self.specs, self.told, jobs=jobs, seconds=20))
 
     def bad_fails(self, play: Play, jobs: int = 1, others: Play = success) -> CellFailed:
         """The run ends, the other cells finish, the victim is untouched; how `bad` failed."""
@@ -254,8 +275,8 @@ def test_a_temporary_name_cannot_be_laid(scene: Scene) -> None:
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_no_lease(scene: Scene, lay: Lay, jobs: int) -> None:
     async def play(attempt: Attempt) -> Exit:
-        lay(attempt.paths.lease, scene.victim)
-        attempt.events.emit(LeaseWanted())
+        lay(attempt.paths.folder / grant_file(1), scene.victim)
+        attempt.events.emit(LeaseWanted(window=1))
         await attempt.stopped.wait()
         return attempt.succeed()  # too late
 
@@ -265,7 +286,7 @@ def test_no_lease(scene: Scene, lay: Lay, jobs: int) -> None:
 
     failed = scene.bad_fails(play, jobs, measure)
     assert failed.kind == "no_result"
-    assert "lease.granted: cannot be written" in failed.message
+    assert f"{grant_file(1)}: cannot be written" in failed.message
     assert scene.run.result(cell("bad").cell) is None
     scene.goes_on()
 
@@ -296,13 +317,13 @@ def test_a_result_behind_a_shut_door_does_not_count(scene: Scene) -> None:
 @pytest.mark.parametrize("mode", [0o500, 0o000])
 def test_a_folder_that_is_shut_before_the_lease(scene: Scene, mode: int) -> None:
     async def play(attempt: Attempt) -> Exit:
-        attempt.events.emit(LeaseWanted())
+        attempt.events.emit(LeaseWanted(window=1))
         await asyncio.sleep(0)
         attempt.paths.folder.chmod(mode)
         return await until_stopped(attempt) if mode == 0 else await granted(attempt)
 
     async def granted(attempt: Attempt) -> Exit:
-        while not attempt.paths.lease.exists():
+        while not (attempt.paths.folder / grant_file(1)).exists():
             await asyncio.sleep(0.002)
         return Exit(code=0)
 
@@ -577,7 +598,7 @@ def test_a_hostile_container(tmp_path: Path, docker_client: DockerClient, cpu_im
         executor = await DockerExecutor.open("cpu", folder)
         try:
             hostile = Hostile(executor, {"PID": os.getpid(), "VICTIM": str(victim)})
-            return await asyncio.wait_for(Engine(folder, hostile, jobs=2, watch=told.append).run("suite", specs), 120)
+            return await carried_out(folder, hostile, specs, told, jobs=2, seconds=120)
         finally:
             await executor.close()
 
@@ -591,7 +612,7 @@ def test_a_hostile_container(tmp_path: Path, docker_client: DockerClient, cpu_im
 
 
 def test_a_cell_cannot_blame_the_engine(scene: Scene) -> None:
-    """What is no cell's fault counts as not run, so only the executor may say it."""
+    """What is no cell's fault counts as not run, so only the executor may say it: this cell is tried again, and fails."""
 
     async def play(attempt: Attempt) -> Exit:
         failure = Failure(cell=attempt.spec.cell, kind="engine_gone", message="not me", hint="", t=1.0)
