@@ -197,7 +197,7 @@ def _fill(new: AttemptPaths, reusable: Reusable) -> None:
     if _is_folder(old.adapter):
         _take_folder(old.adapter, new.adapter, link=speed)
     with writing(new.folder):
-        write_atomic(new.folder / REUSED_FILE, encode(_origin(reusable)))
+        (new.folder / REUSED_FILE).write_bytes(encode(_origin(reusable)))
         if not speed:
             _write_checkpoint(new, spec, result)
     if speed:

@@ -6,7 +6,8 @@ results/<run>/
   leaderboard.json                      the ranking when the run last ended
   calibration.json                      the noise floor of the machine, where it was calibrated
   cells/<cell>/attempt-001/             spec.json, events.jsonl, log.txt, and result.json or failure.json,
-                                        predictions.parquet, adapter/
+                                        predictions.parquet, adapter/; checkpoint/ while it is unfinished;
+                                        reused.json where it was taken over from another run
 Attempts are numbered and never overwritten. A cell is finished when one of its attempts holds `result.json`.
 
 An attempt's folder is also the cell's, who may lay anything there: links, pipes, files without end. What is read from
@@ -126,7 +127,7 @@ class AttemptPaths:
         """Leave a small file for the cell. Raises ContractError where the cell stands in the way; SetupError."""
         path = self.folder / name
         with self.writing_among(path):
-            write_atomic(path, encode(value))
+            write_atomic(path, encode(value), durable=False)  # the cell that reads it goes down with the machine
 
     def write_failure(self, failure: Failure) -> None:
         """Raises ContractError where the cell stands in the way; SetupError."""
