@@ -213,7 +213,7 @@ class Engine:
         attempt = self._folder.new_attempt(cell)
         resumes = self._folder.carry(cell, attempt)
         with writing(attempt.spec):
-            write_atomic(attempt.spec, encode(spec))
+            write_atomic(attempt.spec, encode(spec), durable=False)  # run.json has what a later attempt needs
         self._tell(CellStarted(cell=cell, attempt=attempt.number, cores=spec.cores, gpus=spec.gpus, resumes=resumes))
         started = time.monotonic()
         broken: ExecutorError | None = None

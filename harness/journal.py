@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -19,12 +20,12 @@ EVENT_CHUNK_BYTES = 2**18  # of a file of events at a time, and of one line of a
 EVENTS_BYTES = 128 * 2**20  # of a cell's events in all; training for a day leaves 30 MB
 JOURNAL_LINE_BYTES = 2**26  # the start of a run with 10,000 cells takes 2 MB
 LAST_LINE_BYTES = 2**16  # read from the end of a journal at first, to find its last line
-# What must be known after the machine itself went down; 0.2 ms each on an SSD.
+# What must be known after the machine itself went down.
 DURABLE = (RunStarted, CellStarted, CellFinished, CellRetried, CellFailed, RunFinished)
 
 
 class Journal:
-    """Appends the run's own events, each flushed at once; a torn line is left to readers to skip."""
+    """Appends the run's own events, each written at once; a torn line is left to readers to skip."""
 
     def __init__(self, path: Path) -> None:
         with writing(path):
@@ -32,24 +33,76 @@ class Journal:
             self._torn = _ends_torn(self._file)
             self._seq = _last_seq(self._file) + 1
         self._path = path
+        self._disk = _Disk(self._file.fileno())
 
-    def append(self, event: Event, *, durable: bool | None = None) -> Event:
-        """Stamps and writes the event; the stamped one is returned. `durable`: it is on the disk before this returns;
-        None: as its kind asks. Raises SetupError."""
-        stamped = msgspec.structs.replace(event, t=time.time(), seq=self._seq)
-        self._seq += 1
-        line = self._torn * b"\n" + msgspec.json.encode(stamped) + b"\n"
-        self._torn = True
+    def append(self, event: Event) -> Event:
+        """Stamps and writes the event; the stamped one is returned. It is on the disk soon, where its kind asks for
+        that. Raises SetupError, also where the disk did not take an earlier one."""
         with writing(self._path):
+            self._disk.check()
+            stamped = msgspec.structs.replace(event, t=time.time(), seq=self._seq)
+            self._seq += 1
+            line = self._torn * b"\n" + msgspec.json.encode(stamped) + b"\n"
+            self._torn = True
             if self._file.write(line) < len(line):  # the kernel takes what still fits
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._torn = False
-            if isinstance(event, DURABLE) if durable is None else durable:
-                os.fsync(self._file.fileno())
+            if isinstance(event, DURABLE):
+                self._disk.want()
         return stamped
 
     def close(self) -> None:
-        self._file.close()
+        """When all of it is on the disk. Raises SetupError where that cannot be."""
+        with writing(self._path):
+            try:
+                self._disk.close()
+            finally:
+                self._file.close()
+
+
+class _Disk:
+    """Syncs a file from a thread of its own, so that nobody waits: 0.2 ms on a quiet SSD, 6 ms on a busy one. One sync
+    covers all that was written before it began."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._changed = threading.Condition()
+        self._is_wanted = False
+        self._is_closing = False
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+        self._thread.start()
+
+    def want(self) -> None:
+        with self._changed:
+            self._is_wanted = True
+            self._changed.notify()
+
+    def check(self) -> None:
+        """Raises, once, what the disk has answered."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Returns when nothing is wanted any more."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        self._thread.join()
+        self.check()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_wanted or self._is_closing)
+                if not self._is_wanted:
+                    return
+                self._is_wanted = False
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                self._error = error
 
 
 class _Numbered(msgspec.Struct):

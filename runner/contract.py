@@ -709,9 +709,10 @@ def encode(value: Any) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
 
 
-def write_atomic(path: Path, data: bytes, mode: int | None = None) -> None:
+def write_atomic(path: Path, data: bytes, mode: int | None = None, *, durable: bool = True) -> None:
     """Write to a temporary name, fsync, then rename: a reader sees the whole file or none. Nobody can have laid
-    something under that name: an attempt's folder is also the cell's. `mode`: whatever the umask says."""
+    something under that name: an attempt's folder is also the cell's. `mode`: whatever the umask says. `durable` False:
+    no fsync, for what is of use only while the machine is up."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     created = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
@@ -720,7 +721,8 @@ def write_atomic(path: Path, data: bytes, mode: int | None = None) -> None:
             file.flush()
             if mode is not None:
                 os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import errno
 import os
+import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -71,19 +75,80 @@ def test_numbers_go_on_where_the_last_host_left_off(tmp_path: Path, monkeypatch:
     assert messages(path) == (["x" * 50] * 2 + ["after"], 2)
 
 
-def test_changes_of_state_are_on_the_disk_before_they_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Disk:
+    """Takes the place of fsync: notes how large the file was, waits while it is `held`, and answers with `error`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.synced: list[int] = []
+        self.begun, self.held = threading.Event(), threading.Event()
+        self.held.set()
+        self.error: OSError | None = None
+        monkeypatch.setattr(os, "fsync", self.fsync)
+
+    def fsync(self, descriptor: int) -> None:
+        self.synced.append(os.fstat(descriptor).st_size)
+        self.begun.set()
+        assert self.held.wait(30)
+        if self.error is not None:
+            raise self.error
+
+
+def test_changes_of_state_are_on_the_disk_when_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    path = tmp_path / "journal.jsonl"
+    with closing(Journal(path)) as opened:
+        opened.append(Notice(message="a"))
+        opened.append(LeaseGranted(cell="c", window=1))
+    assert disk.synced == []
+    with closing(Journal(path)) as opened:
+        opened.append(CellStarted(cell="c", attempt=1))
+    assert disk.synced == [path.stat().st_size]
+
+
+def test_nobody_waits_for_the_disk_and_one_sync_covers_what_came_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    path = tmp_path / "journal.jsonl"
+    disk.held.clear()
+    with closing(Journal(path)) as opened:
+        opened.append(CellStarted(cell="c", attempt=1))
+        first_bytes = path.stat().st_size
+        assert disk.begun.wait(30)
+        for number in range(2, 9):
+            opened.append(CellStarted(cell="c", attempt=number))
+        disk.held.set()
+    assert disk.synced == [first_bytes, path.stat().st_size]
+    assert [event.seq for event in whole(tail_journal(path))[0]] == list(range(8))
+
+
+def test_what_the_disk_did_not_take_is_an_error_of_a_later_event_and_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    disk.error = OSError(errno.EIO, os.strerror(errno.EIO))
+    path = tmp_path / "journal.jsonl"
+    with closing(Journal(path)) as opened:
+        opened.append(CellStarted(cell="c", attempt=1))
+        with pytest.raises(SetupError, match="Input/output error"):
+            for _ in range(10_000):
+                opened.append(Notice(message="meanwhile"))
+                time.sleep(0.001)
+        disk.error = None
+        opened.append(Notice(message="last"))
+    events, unreadable = whole(tail_journal(path))
+    assert unreadable == 0
+    assert [event.seq for event in events] == list(range(len(events)))
+
+
+def test_closing_says_what_the_disk_did_not_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    disk.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     opened = Journal(tmp_path / "journal.jsonl")
-    synced: list[int] = []
-    monkeypatch.setattr(os, "fsync", synced.append)
-    opened.append(Notice(message="a"))
-    opened.append(LeaseGranted(cell="c", window=1))
-    assert synced == []
     opened.append(CellStarted(cell="c", attempt=1))
-    opened.append(Notice(message="b"), durable=True)
-    assert len(synced) == 2
-    opened.append(CellStarted(cell="c", attempt=2), durable=False)
-    assert len(synced) == 2
-    opened.close()
+    with pytest.raises(SetupError, match="is full"):
+        opened.close()
+    opened.close()  # nothing is left open
 
 
 def test_a_line_as_long_as_a_large_run_needs(tmp_path: Path) -> None:

@@ -235,6 +235,18 @@ def test_a_failed_write_keeps_the_old_file_and_no_temporary(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_need_not_be_durable_is_written_as_whole_and_syncs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(contract.os, "fsync", synced.append)
+    for durable, syncs in ((False, 0), (True, 1)):
+        write_atomic(tmp_path / "file", str(durable).encode(), durable=durable)
+        assert (tmp_path / "file").read_bytes() == str(durable).encode()
+        assert len(synced) == syncs
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 # --- names and identity -----------------------------------------------------------------------
 
 
