@@ -18,7 +18,14 @@ import psutil
 import pytest
 
 from harness.executors import Exit, Handle, native
-from harness.executors.containers import CELL_ENVIRONMENT, ContainerSpec, cell_labels, cell_user, fresh_name
+from harness.executors.containers import (
+    CELL_ENVIRONMENT,
+    EXECUTOR_LABEL,
+    ContainerSpec,
+    cell_labels,
+    cell_user,
+    fresh_name,
+)
 from harness.executors.docker import DockerExecutor, DockerHandle, remove_container, stale_containers
 from harness.executors.mounts import mounts
 from harness.executors.native import NativeExecutor
@@ -260,13 +267,14 @@ def test_a_frozen_cell_is_gone_soon_after_its_host(attempt: AttemptPaths, guarde
 # --- containers ---------------------------------------------------------------------------------
 
 
-def container(attempt: AttemptPaths, image: str, code: str, **changes: Any) -> ContainerSpec:
+def container(attempt: AttemptPaths, executor: DockerExecutor, image: str, **changes: Any) -> ContainerSpec:
+    """The program above, without children, confined as a cell is."""
     spec = ContainerSpec(
         name=fresh_name("frozen"),
         image=image,
         entrypoint=("python", "-c"),
-        command=(code, str(attempt.folder)),
-        labels=cell_labels(attempt, cell(), run_of(attempt)),
+        command=(COUNTING.replace("FORKS", "False"), str(attempt.folder)),
+        labels=cell_labels(attempt, cell(), run_of(attempt)) | {EXECUTOR_LABEL: executor._id},
         user=cell_user(),
         mounts=tuple(mounts([], [attempt.folder])),
         environment=CELL_ENVIRONMENT,
@@ -280,16 +288,13 @@ def run_of(attempt: AttemptPaths) -> RunFolder:
     return RunFolder(attempt.folder.parents[2])
 
 
-COUNTING_ALONE = COUNTING.replace("FORKS", "False")
-
-
 def contained(
     attempt: AttemptPaths, image: BuiltImage, work: Callable[[DockerHandle], Awaitable[Any]], **changes: Any
 ) -> Any:
     async def whole() -> Any:
         executor = await DockerExecutor.open("cpu", run_of(attempt))
         try:
-            handle = await executor.begin(container(attempt, image.digest, COUNTING_ALONE, **changes), attempt)
+            handle = await executor.begin(container(attempt, executor, image.digest, **changes), attempt)
             await until(lambda: content(attempt.folder / "leader"))
             return await work(handle)
         finally:
@@ -340,13 +345,13 @@ import asyncio, sys
 from pathlib import Path
 from harness.executors.docker import DockerExecutor
 from harness.run_lock import only_one
-from tests.test_freezing import AttemptPaths, COUNTING_ALONE, container, content, run_of
+from tests.test_freezing import AttemptPaths, container, content, run_of
 
 async def work():
     attempt = AttemptPaths(folder=Path(sys.argv[1]), number=1)
     with only_one(run_of(attempt)):
         executor = await DockerExecutor.open("cpu", run_of(attempt))
-        handle = await executor.begin(container(attempt, sys.argv[2], COUNTING_ALONE, name=sys.argv[3]), attempt)
+        handle = await executor.begin(container(attempt, executor, sys.argv[2], name=sys.argv[3]), attempt)
         while not content(attempt.folder / "leader"):
             await asyncio.sleep(0.02)
         await handle.freeze()

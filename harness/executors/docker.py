@@ -74,7 +74,6 @@ STOP_CALL_S = 10.0  # a stop waits no longer for an engine that does not answer
 FREEZE_CALL_S = 10.0  # an engine under load takes its time
 THAW_TRIES = 3
 END_S = 20.0  # from the end of its output to that of the container, and from being killed to being gone
-OUTPUT_S = 1.0  # for the last of what a container printed to come, once it is removed
 OOM_TOLD_S = 1.0  # the engine may tell why a container was killed a little later than that
 ANSWER_BYTES = 16 * 2**20
 ATTACHED = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
@@ -264,8 +263,6 @@ class DockerExecutor:
             for entry in self._client.api.containers(all=True, filters={"label": f"{EXECUTOR_LABEL}={self._id}"}):
                 _remove(self._client.api, entry["Id"])
         for container in self._containers:
-            container.join(OUTPUT_S)
-            container.abandon()  # the engine may keep the connection of a container that was removed
             container.join(END_S)
         self._watch.close()
         self._client.close()

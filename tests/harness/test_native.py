@@ -202,8 +202,9 @@ def test_a_real_cell_waits_for_the_lease_and_succeeds(attempt: AttemptPaths, spe
         handle = await NativeExecutor().start(attempt, spec)
         await asyncio.to_thread(wait_for, lambda: wants_lease(attempt))
         assert not attempt.result.exists()
-        attempt.grant(1)
-        attempt.tell(verdict_file(1), Verdict())
+        for window in range(1, 9):  # on a busy machine it asks again
+            attempt.grant(window)
+            attempt.tell(verdict_file(window), Verdict())
         return await handle.wait()
 
     assert asyncio.run(work()) == Exit(code=0), attempt.log.read_text()
