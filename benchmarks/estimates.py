@@ -42,7 +42,7 @@ from runner.contract import (
 
 ROWS = {"train": 64, "validation": 8, "test": 32}
 PHASES = ("load", "tokenize", "train", "export", "score")
-WORDS = "people time first water been called who oil its now find long down day did get come made may part".split()
+WORDS = ("people", "time", "first", "water", "been", "called", "who", "oil", "its", "now", "find", "long", "down")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -25,7 +25,7 @@ from harness.store import RunFolder
 from runner.contract import FILE_BYTES, CellSpec, ContractError, Memory, Phase, open_plain, slug
 
 READ_AT_MOST = 3  # results of a group
-LOOKED_AT = 20  # cells of a group, for as many that are finished
+LOOKED_AT = 100  # cells of a group, for as many that are finished
 GREATEST = 1e9  # of any figure taken from a result: whoever wrote it may have written anything
 SETTINGS = ("batch_size", "accumulation", "max_length", "epochs")
 
@@ -94,7 +94,23 @@ class Past(msgspec.Struct, frozen=True):
 def estimates_for(specs: Iterable[CellSpec], results: Path) -> dict[str, Estimate]:
     """By cell's name. `results`: the folder that holds all runs."""
     history = History(results)
-    return {spec.cell: history.improve(spec, estimate_of(spec)) for spec in specs}
+    found: dict[Hashable, Estimate] = {}
+    estimates = {}
+    for spec in specs:
+        key = _all_but_the_seed(spec)
+        if key not in found:
+            found[key] = history.improve(spec, estimate_of(spec))
+        estimates[spec.cell] = found[key]
+    return estimates
+
+
+def _all_but_the_seed(spec: CellSpec) -> Hashable:
+    """What an estimate depends on."""
+    model, dataset = spec.model, spec.dataset
+    return (
+        (model.alias, model.name, model.folder, dataset.name, dataset.fingerprint, dataset.max_length, spec.method),
+        (spec.lora, spec.training, spec.evaluation, spec.phases, spec.fallback, spec.device, spec.threads),
+    )
 
 
 class History:

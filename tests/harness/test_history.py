@@ -217,3 +217,11 @@ def test_other_folders_and_unfinished_cells_do_not_disturb(tmp_path: Path) -> No
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "cells").write_text("")
     assert improved(tmp_path, encoder()) == COMPUTED
+
+
+def test_cells_that_differ_in_more_than_the_seed_have_their_own_estimates(tmp_path: Path) -> None:
+    larger = encoder(training=changed(encoder().training, batch_size=32))
+    longer = encoder(dataset=prepared(rows=100, max_length=512))
+    found = estimates_for([encoder(1), encoder(2), larger, longer], tmp_path)
+    assert found[encoder(1).cell] == found[encoder(2).cell]
+    assert len({each.memory_mb for each in found.values()}) == 3
