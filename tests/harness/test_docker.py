@@ -10,7 +10,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import requests
 from docker.errors import APIError, NotFound
 
 from harness.errors import ExecutorError
-from harness.executors import Exit, Question, containers, docker, mounts
+from harness.executors import Capacity, Exit, Gpu, Question, containers, docker, mounts
 from harness.executors.containers import (
     ContainerSpec,
     End,
@@ -116,7 +116,9 @@ def test_what_an_engine_offers() -> None:
     assert (nvidia.gpu, nvidia.cdi) == (True, False)
     assert facilities(info, hook=True).gpu
     cdi = facilities(info | {"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]})
-    assert (cdi.gpu, cdi.cdi) == (True, True)
+    assert (cdi.gpu, cdi.cdi, cdi.cdi_ids) == (True, True, False)
+    both = [{"Source": "cdi", "ID": f"nvidia.com/gpu={name}"} for name in ("0", "GPU-1a2b", "all")]
+    assert facilities(info | {"DiscoveredDevices": both}).cdi_ids
     assert facilities(info | {"SecurityOptions": ["name=selinux"]}).selinux
 
 
@@ -347,6 +349,7 @@ class FakeEngine:
         self.code = code
         self.oom_after_s: float | None = None
         self.signals: list[str] = []
+        self.paused = False
         self.made: dict[str, dict[str, Any]] = {}
         self.silent = False  # takes calls and never answers
         self.gone = False
@@ -399,6 +402,20 @@ class FakeEngine:
         if signal == "SIGKILL" and not self._ended.is_set():
             self.end(137)
 
+    def pause(self, container: str) -> None:
+        self._answer("pause")
+        if self.paused or self._ended.is_set():
+            raise api_error(409, "is already paused, or not running")
+        self.paused = True
+        self.signals.append("pause")
+
+    def unpause(self, container: str) -> None:
+        self._answer("unpause")
+        if not self.paused:
+            raise api_error(500, "is not paused")
+        self.paused = False
+        self.signals.append("unpause")
+
     def wait(self, container: str, timeout: float) -> dict[str, int | None]:
         self._answer("wait")
         if not self._ended.wait(timeout):
@@ -408,7 +425,7 @@ class FakeEngine:
     def inspect_container(self, container: str) -> dict[str, Any]:
         self._answer("inspect")
         told = self.oom_after_s is not None and time.monotonic() - self._ended_at >= self.oom_after_s
-        return {"State": {"OOMKilled": told}}
+        return {"State": {"OOMKilled": told, "Paused": self.paused, "Running": not self._ended.is_set()}}
 
     def remove_container(self, container: str, force: bool, v: bool) -> None:
         self._answer("remove")
@@ -441,7 +458,13 @@ class FakeClient:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"END_S": 0.5, "STOP_CALL_S": 0.3, "API_TIMEOUT_S": 1.0, "OOM_TOLD_S": 0.5}.items():
+    for name, value in {
+        "END_S": 0.5,
+        "STOP_CALL_S": 0.3,
+        "FREEZE_CALL_S": 0.3,
+        "API_TIMEOUT_S": 1.0,
+        "OOM_TOLD_S": 0.5,
+    }.items():
         monkeypatch.setattr(docker, name, value)
     monkeypatch.setattr(docker, "oom_kills", lambda: 0)
     monkeypatch.setattr(docker, "check_readable", lambda mounted: None)  # pytest's folders are closed to others
@@ -625,6 +648,138 @@ def test_an_image_that_was_removed_meanwhile(attempt: AttemptPaths, dataset: Pat
         carry_out(engine, attempt, dataset)
     assert raised.value.kind == "image_missing"
     assert "moodbench images build" in raised.value.hint
+
+
+# --- standing still -----------------------------------------------------------------------------
+
+
+def handled(
+    engine: FakeEngine, attempt: AttemptPaths, dataset: Path, work: Callable[[docker.DockerHandle], Awaitable[Any]]
+) -> Any:
+    async def whole() -> Any:
+        executor = DockerExecutor(FakeClient(engine), IMAGE, facilities({}), RunFolder(attempt.folder.parents[2]))
+        try:
+            return await work(await executor.start(attempt, cell(dataset=prepared(folder=str(dataset)))))
+        finally:
+            engine.silent = engine.gone = False
+            await executor.close()
+
+    return asyncio.run(whole())
+
+
+def test_freezing_and_thawing(attempt: AttemptPaths, dataset: Path) -> None:
+    engine = FakeEngine()
+
+    async def work(handle: docker.DockerHandle) -> None:
+        await handle.thaw()
+        assert await handle.freeze()
+        assert await handle.freeze()
+        await handle.thaw()
+        await handle.thaw()
+        assert await handle.freeze()
+        await handle.stop(0.1)
+        assert await handle.freeze()  # it has ended
+
+    handled(engine, attempt, dataset, work)
+    assert engine.signals == ["pause", "unpause", "pause", "SIGTERM", "unpause", "SIGKILL"]
+
+
+@pytest.mark.parametrize("how", ["gone", "silent", "failing"])
+def test_what_cannot_be_frozen_runs_on(attempt: AttemptPaths, dataset: Path, how: str) -> None:
+    engine = FakeEngine()
+
+    async def work(handle: docker.DockerHandle) -> None:
+        if how == "failing":
+            engine.failing["pause"] = api_error(500, "cgroup is gone")
+        else:
+            setattr(engine, how, True)
+        assert not await handle.freeze()
+        assert not engine.paused
+
+    handled(engine, attempt, dataset, work)
+
+
+def test_a_pause_that_comes_too_late_is_taken_back(
+    attempt: AttemptPaths, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, slow = FakeEngine(), threading.Event()
+    pause = engine.pause
+
+    def pause_slowly(container: str) -> None:
+        slow.wait(5)
+        pause(container)
+
+    monkeypatch.setattr(engine, "pause", pause_slowly)
+
+    async def work(handle: docker.DockerHandle) -> None:
+        freezing = asyncio.ensure_future(handle.freeze())
+        await asyncio.sleep(0.05)
+        freezing.cancel()  # whoever wanted it has gone
+        thawing = asyncio.ensure_future(handle.thaw())
+        await asyncio.sleep(0.05)
+        slow.set()
+        await thawing
+        assert engine.signals == ["pause", "unpause"]
+
+    handled(engine, attempt, dataset, work)
+
+
+def test_it_is_not_frozen_while_it_ends(attempt: AttemptPaths, dataset: Path) -> None:
+    engine = FakeEngine()
+
+    async def work(handle: docker.DockerHandle) -> None:
+        ending = asyncio.ensure_future(handle.stop(0.2))
+        await asyncio.sleep(0.05)
+        assert not await handle.freeze()
+        await ending
+
+    handled(engine, attempt, dataset, work)
+    assert engine.signals == ["SIGTERM", "SIGKILL"]
+
+
+def test_one_that_stands_is_not_taken_for_one_that_hangs(attempt: AttemptPaths, dataset: Path) -> None:
+    """It printed its last line, then was frozen before it could end."""
+    engine = FakeEngine()
+
+    async def work(handle: docker.DockerHandle) -> Exit:
+        assert await handle.freeze()
+        engine._ours[-1].shutdown(socket.SHUT_RDWR)
+        waiting = asyncio.ensure_future(handle.wait())
+        await asyncio.wait({waiting}, timeout=0.8)
+        assert not waiting.done() and engine.signals == ["pause"]
+        engine.end(0)
+        return await waiting
+
+    assert handled(engine, attempt, dataset, work) == Exit(0)
+
+
+def test_its_place(attempt: AttemptPaths, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    executor = DockerExecutor(FakeClient(FakeEngine()), IMAGE, facilities({}), RunFolder(attempt.folder.parents[2]))
+    made = prepared(folder=str(dataset))
+
+    def host(**changes: Any) -> Any:
+        spec = cell(dataset=made, limits=Limits(cpus=2.0), **changes)
+        return executor.cell_container(attempt, spec).config()["HostConfig"]
+
+    asyncio.run(executor.close())
+    pinned = host(cores=(1, 3))
+    assert (pinned["CpusetCpus"], pinned["NanoCpus"]) == ("1,3", 0)
+    assert (host()["CpusetCpus"], host()["NanoCpus"]) == ("", 2_000_000_000)
+    assert host()["DeviceRequests"] == []
+    assert host(device="cuda")["DeviceRequests"][0]["DeviceIDs"] == ["3"]
+    assert host(device="cuda", gpus=("GPU-a",))["DeviceRequests"][0]["DeviceIDs"] == ["GPU-a"]
+
+
+def test_what_cells_can_share(attempt: AttemptPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu("GPU-a", "H200", 1)
+    offers = facilities({"NCPU": 4, "MemTotal": 8 * 2**30})
+    executor = DockerExecutor(FakeClient(FakeEngine()), IMAGE, offers, None, (gpu,))
+    asyncio.run(executor.close())
+    monkeypatch.setattr(docker, "affinity_of_this_process", lambda: {3, 1})
+    assert executor.capacity == Capacity((1, 3), 8192, (gpu,), confines=True)
+    monkeypatch.setattr(docker, "affinity_of_this_process", lambda: {7, 8})  # the engine's machine is another
+    assert executor.capacity.cores == (0, 1, 2, 3)
 
 
 # --- questions and leftovers --------------------------------------------------------------------

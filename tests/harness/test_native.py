@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from harness.errors import SetupError
-from harness.executors import Exit, native
+from harness.executors import Exit, Gpu, native
+from harness.executors.machine import memory_mb
 from harness.executors.native import NativeExecutor, cell_environment, runner_command
 from harness.store import AttemptPaths
 from runner.contract import (
@@ -27,6 +28,7 @@ from runner.contract import (
     Verdict,
     encode,
     read,
+    usable_cores,
     verdict_file,
 )
 from tests.harness.builders import cell
@@ -81,6 +83,32 @@ def test_the_environment_has_no_secrets() -> None:
     assert "secret" not in made.values()
     assert made["PATH"] == "/bin"
     assert (made["HF_HUB_OFFLINE"], made["PYTHONHASHSEED"]) == ("1", "0")
+
+
+def test_memory_is_what_the_tightest_group_leaves(tmp_path: Path) -> None:
+    own, groups = tmp_path / "cgroup", tmp_path / "groups"
+    everything = psutil.virtual_memory().total // 2**20
+    assert memory_mb(groups, own) == everything
+    own.write_text("0::/user.slice/session\n")
+    for folder, limit in {"user.slice/session": "max", "user.slice": str(300 * 2**20), "": str(400 * 2**20)}.items():
+        (groups / folder).mkdir(parents=True, exist_ok=True)
+        (groups / folder / "memory.max").write_text(limit + "\n")
+    assert memory_mb(groups, own) == 300
+    own.write_text("9:name=systemd:/\n4:memory:/not/here\n1:cpu,cpuacct:/\n")
+    (groups / "memory").mkdir()
+    (groups / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert memory_mb(groups, own) == everything
+    (groups / "memory" / "memory.limit_in_bytes").write_text(str(200 * 2**20))
+    assert memory_mb(groups, own) == 200
+
+
+def test_what_cells_can_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "list_gpus", lambda: (Gpu("GPU-a", "H200", 1),))
+    found = NativeExecutor().capacity
+    assert len(found.cores) == usable_cores() and list(found.cores) == sorted(found.cores)
+    assert found.memory_mb == memory_mb()
+    assert [gpu.id for gpu in found.gpus] == ["GPU-a"]
+    assert not found.confines
 
 
 def test_the_child_has_that_environment_and_its_output_is_the_log(
