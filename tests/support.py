@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+from harness.control import engine_pid, is_alive
+from harness.store import RunFolder
 
 COMMAND = [sys.executable, "-m", "harness.cli"]
 
@@ -24,11 +32,17 @@ class Outcome:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
+WORLDS: list[World] = []  # of this process: no engine of theirs may outlive a test
+
+
 @dataclass(frozen=True)
 class World:
     """A folder of its own to work in. Nothing leaves it: results, cache, HOME."""
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        WORLDS.append(self)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -64,6 +78,38 @@ class World:
             text=True,
         )
 
+    def run_folder(self, run: str) -> RunFolder:
+        return RunFolder(self.folder / "results" / run)
+
+    def engine(self, run: str) -> psutil.Process:
+        """The process that works on a run."""
+        pid = engine_pid(self.run_folder(run))
+        assert pid is not None, f"no engine works on {run}"
+        return psutil.Process(pid)
+
+    def status(self, run: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.moodbench("status", run, "--json").out)
+        return found
+
+    def journal(self, run: str) -> list[dict[str, Any]]:
+        path = self.run_folder(run).journal
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def end_engines(self) -> list[str]:
+        """Kill what still works here; the names of those runs."""
+        left = []
+        for lock in (self.folder / "results").glob("*/.lock"):
+            run = RunFolder(lock.parent)
+            pid = engine_pid(run)
+            if pid is None or pid == os.getpid():
+                continue
+            left.append(lock.parent.name)
+            processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+            for process in processes:
+                os.kill(process.pid, signal.SIGKILL)
+            wait_until(lambda run=run: not is_alive(run))  # type: ignore[misc]
+        return left
+
     def write(self, name: str, text: str, encoding: str = "utf-8") -> Path:
         path = self.folder / name
         path.write_text(text, encoding=encoding)
@@ -76,6 +122,13 @@ class World:
 
     def attempts(self, run: str) -> list[Path]:
         return sorted((self.folder / "results" / run / "cells").glob("*/attempt-*"))
+
+
+def wait_until(holds: Callable[[], object], within_s: float = 60.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.05)
 
 
 def reviews(rows: int = 60, header: str = "review,sentiment") -> str:
