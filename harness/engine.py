@@ -114,15 +114,16 @@ class Engine:
         estimates: Mapping[str, Estimate] | None = None,
         fallbacks: Mapping[str, Fallback] | None = None,
         unavailable: Sequence[Failure] = (),
+        known: Mapping[str, FinishedCell] | None = None,
     ) -> None:
         """Run what is not finished; `start` names every cell. `unavailable` cells cannot start and count as failed;
-        `fallbacks`: what cells came to that are not finished. Raises SetupError where the run cannot go on. `finished`
-        says afterwards how far it came."""
+        `fallbacks`: what cells came to that are not finished; `known`: those that are, where that was looked up already.
+        Raises SetupError where the run cannot go on. `finished` says afterwards how far it came."""
         self._total, self._started = len(start.cells), time.monotonic()
         self._tell(start)
         for failure in unavailable:
             self._failed(failure.cell, failure, log=None)
-        finished = self._folder.finished(spec.cell for spec in specs)
+        finished = self._folder.finished(spec.cell for spec in specs) if known is None else known
         for spec in specs:
             found = finished.get(spec.cell)
             if found is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from harness.calibration import calibration_for
 from harness.engine import Engine
@@ -20,7 +20,7 @@ from harness.reuse import reuse
 from harness.run_lock import check_writable
 from harness.scratch import sweep
 from harness.state import CellFailed, CellFinished, CellRetried, Notice, RunFinished, RunStarted
-from harness.store import RunFolder, storage_problem, writing
+from harness.store import FinishedCell, RunFolder, storage_problem, writing
 from harness.suite import as_mapping
 from runner.contract import Event, Fallback, encode, write_atomic
 
@@ -56,8 +56,9 @@ async def _carry_out(
     for suite in request.suites:
         folder.extend(folder.folder.name, dict(as_mapping(suite)), [entry.spec for entry in plan.cells], missing)
     _keep_calibration(prepared, executors, folder)
+    known = folder.finished(entry.spec.cell for entry in plan.started)
     if request.options.reuse:
-        _take_over(prepared, folder, tell)
+        known |= _taken_over(prepared, folder, known, tell)
     engine = Engine(folder, executors.cells, packer, LoadWatch(), tell=tell, gpu_memory=free_mb)
     planned = [plan_of(entry.spec) for entry in plan.cells] + [cell for cell, _ in prepared.unavailable]
     running = engine.run(
@@ -72,6 +73,7 @@ async def _carry_out(
         estimates={entry.spec.cell: entry.needs for entry in plan.started},
         fallbacks=left_fallbacks(folder),
         unavailable=[failure for entry in plan.refused if (failure := entry.failure)] + missing,
+        known=known,
     )
     try:
         await control.running(running, lambda now: engine.stop(now=now))
@@ -91,13 +93,13 @@ def _keep_calibration(prepared: Prepared, executors: Executors, folder: RunFolde
             write_atomic(folder.calibration, encode(found))
 
 
-def _take_over(prepared: Prepared, folder: RunFolder, tell: Tell) -> None:
-    """What other runs have of these cells."""
+def _taken_over(
+    prepared: Prepared, folder: RunFolder, known: Mapping[str, FinishedCell], tell: Tell
+) -> dict[str, FinishedCell]:
+    """What other runs have of the cells that are not finished here: those that are now."""
     cpu, gpu = prepared.info.cpu_model, next(iter(prepared.info.gpus), None)
-    wanted = [entry.spec for entry in prepared.plan.started]
-    done = folder.finished(spec.cell for spec in wanted)
     taken = reuse(
-        [spec for spec in wanted if spec.cell not in done],
+        [entry.spec for entry in prepared.plan.started if entry.spec.cell not in known],
         folder.folder.parent,
         folder,
         lambda spec: planned_speed_key(spec, cpu, gpu),
@@ -108,6 +110,7 @@ def _take_over(prepared: Prepared, folder: RunFolder, tell: Tell) -> None:
         words = [f"{whole} finished cells"] * bool(whole)
         words += [f"{again} whose speed is measured again here"] * bool(again)
         tell(Notice(message=f"taken over from run '{run}': {' and '.join(words)} (--no-reuse does all of them again)"))
+    return folder.finished(one.entry.cell for one in taken)
 
 
 def left_fallbacks(folder: RunFolder) -> dict[str, Fallback]:
