@@ -117,7 +117,7 @@ class Engine:
         known: Mapping[str, FinishedCell] | None = None,
     ) -> None:
         """Run what is not finished; `start` names every cell. `unavailable` cells cannot start and count as failed;
-        `fallbacks`: what cells came to that are not finished; `known`: those that are, where that was looked up already.
+        `fallbacks`: what cells came to that are not finished; `known`: those that are, if that was looked up.
         Raises SetupError where the run cannot go on. `finished` says afterwards how far it came."""
         self._total, self._started = len(start.cells), time.monotonic()
         self._tell(start)
