@@ -134,7 +134,9 @@ def test_on_cuda_the_device_holds_the_model_and_the_host_loads_it() -> None:
     on_cpu, on_cuda = estimated(MINILM), estimated(MINILM, device="cuda")
     assert (on_cpu.device_mb, on_cuda.device_mb > CONTEXT_MB) == (0, True)
     assert on_cuda.memory_mb > CUDA_HOST_MB
-    assert on_cuda.device_mb - CONTEXT_MB < on_cpu.memory_mb  # half precision
+    many = estimated(changed_shape(keeps_scores=False), batch=64, length=256)
+    on_gpu = estimated(changed_shape(keeps_scores=False), batch=64, length=256, device="cuda")
+    assert on_gpu.device_mb - CONTEXT_MB < 0.85 * many.memory_mb  # half precision
     assert on_cuda.seconds < on_cpu.seconds
     assert estimated(MINILM, device="mps").memory_mb == on_cpu.memory_mb
 
@@ -234,7 +236,9 @@ def test_a_scratch_model_by_its_entry() -> None:
     assert shape_of(ModelSpec(alias="b", kind="baseline", name="majority")) is None
 
 
-@pytest.mark.parametrize("config", ["", "{", "[]", "[" * 100_000, '{"hidden_size": "wide"}', '{"hidden_size": -1}'])
+@pytest.mark.parametrize(
+    "config", ["", "{", "[]", "[" * 100_000, '{"hidden_size": "wide"}', '{"n_embd": -1, "n_layer": 2, "n_head": 2}']
+)
 def test_without_a_config_the_parameters_tell(tmp_path: Path, config: str) -> None:
     shape = shape_of(model(tmp_path, config, parameters=110_000_000))
     assert shape is not None
