@@ -719,6 +719,7 @@ def test_a_pause_that_comes_too_late_is_taken_back(
         await asyncio.sleep(0.05)
         slow.set()
         await thawing
+        assert not handle._container.pause()  # one that had to wait for a thread
         assert engine.signals == ["pause", "unpause"]
 
     handled(engine, attempt, dataset, work)
