@@ -31,7 +31,7 @@ class Engine:
         """What `ask`, in a thread, gets from an engine that listens meanwhile."""
 
         async def both() -> Any:
-            async with listening(folder, Commands(lambda: STATUS, self.stops.append)) as able:
+            async with asyncio.timeout(60), listening(folder, Commands(lambda: STATUS, self.stops.append)) as able:
                 assert able
                 return await asyncio.to_thread(ask)
 
@@ -142,7 +142,8 @@ def test_clients_that_vanish_or_stay_silent_harm_nothing(run: RunFolder) -> None
     assert Engine().during(run.folder, ask) == STATUS
 
 
-def test_an_engine_ends_though_a_client_is_silent(run: RunFolder) -> None:
+def test_an_engine_ends_though_a_client_is_silent(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "ANSWER_S", 1e6)
     clients = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)]
     Engine().during(run.folder, lambda: clients[0].connect(str(run.folder / "engine.sock")))
     clients[0].close()
