@@ -63,6 +63,14 @@ async def prepare(request: RunRequest, executors: Executors, results: Path, noti
     return Prepared(plan, tuple(unavailable.values()), ready.info, packer)
 
 
+def set_aside(plan: Plan) -> dict[str, Estimate]:
+    """What is kept free for each cell that starts: its limit of memory, as it may take that, else what it needs."""
+    return {
+        entry.spec.cell: replace(entry.needs, memory_mb=entry.spec.limits.memory_mb or entry.needs.memory_mb)
+        for entry in plan.started
+    }
+
+
 def _free_mb(results: Path) -> int | None:
     there = next((folder for folder in (results, *results.absolute().parents) if folder.is_dir()), None)
     return shutil.disk_usage(there).free // 2**20 if there else None
@@ -77,12 +85,11 @@ def _limited(spec: CellSpec, needs: Estimate, options: RunOptions) -> CellSpec:
 
 
 def _confined(plan: Plan, limit_mb: Callable[[Estimate], int | None]) -> Plan:
-    """Each cell with its limit of memory, unless one was asked for; so much is set aside for it."""
+    """Each cell with its limit of memory, unless one was asked for."""
     entries = []
     for entry in plan.cells:
         limits = entry.spec.limits
         memory_mb = limits.memory_mb or limit_mb(entry.needs)
         spec = msgspec.structs.replace(entry.spec, limits=msgspec.structs.replace(limits, memory_mb=memory_mb))
-        needs = replace(entry.needs, memory_mb=memory_mb or entry.needs.memory_mb)
-        entries.append(replace(entry, spec=spec, needs=needs))
+        entries.append(replace(entry, spec=spec))
     return replace(plan, cells=tuple(entries))

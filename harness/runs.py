@@ -13,7 +13,7 @@ from harness.gpus import free_mb
 from harness.journal import tail_journal
 from harness.leaderboard import standing_of, write_leaderboard
 from harness.load import LoadWatch
-from harness.prepare import Prepared, prepare
+from harness.prepare import Prepared, prepare, set_aside
 from harness.request import Control, RunRequest
 from harness.resolve import plan_of
 from harness.reuse import reuse
@@ -70,7 +70,7 @@ async def _carry_out(
             cells=tuple(planned),
         ),
         [entry.spec for entry in plan.started],
-        estimates={entry.spec.cell: entry.needs for entry in plan.started},
+        estimates=set_aside(plan),
         fallbacks=left_fallbacks(folder),
         unavailable=[failure for entry in plan.refused if (failure := entry.failure)] + missing,
         known=known,
