@@ -34,6 +34,7 @@ from harness.executors.containers import (
     refused,
 )
 from harness.executors.docker import DockerExecutor, stale_containers
+from harness.executors.docker import handle as handles
 from harness.executors.mounts import HostMount, cell_mounts, check_readable
 from harness.images import BuiltImage
 from harness.scratch import LOCK
@@ -458,15 +459,11 @@ class FakeClient:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {
-        "END_S": 0.5,
-        "STOP_CALL_S": 0.3,
-        "FREEZE_CALL_S": 0.3,
-        "API_TIMEOUT_S": 1.0,
-        "OOM_TOLD_S": 0.5,
-    }.items():
+    for name, value in {"END_S": 0.5, "STOP_CALL_S": 0.3, "FREEZE_CALL_S": 0.3, "OOM_TOLD_S": 0.5}.items():
+        monkeypatch.setattr(handles, name, value)
+    for name, value in {"END_S": 0.5, "API_TIMEOUT_S": 1.0}.items():
         monkeypatch.setattr(docker, name, value)
-    monkeypatch.setattr(docker, "oom_kills", lambda: 0)
+    monkeypatch.setattr(handles, "oom_kills", lambda: 0)
     monkeypatch.setattr(docker, "check_readable", lambda mounted: None)  # pytest's folders are closed to others
 
 
@@ -553,7 +550,7 @@ def test_a_kill_that_nobody_explains(attempt: AttemptPaths, dataset: Path) -> No
 
 def test_the_machine_ran_out(attempt: AttemptPaths, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = iter([4, 5, 5])
-    monkeypatch.setattr(docker, "oom_kills", lambda: next(counts))
+    monkeypatch.setattr(handles, "oom_kills", lambda: next(counts))
     assert carry_out(FakeEngine(code=137), attempt, dataset).cause == "out_of_memory"
 
 
