@@ -12,49 +12,32 @@ import asyncio
 import os
 import secrets
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 
 import docker
-import requests
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from harness.build_context import ImageKind, image_name
 from harness.errors import ExecutorError, MoodBenchError
-from harness.executors import Answer, Capacity, Exit, Gpu, Handle, Question
+from harness.executors import Answer, Capacity, Gpu, Handle, Question
 from harness.executors.containers import (
     CELL_ENVIRONMENT,
     CELL_TMP_MB,
     EXECUTOR_LABEL,
-    HOST_LABEL,
-    LOCK_LABEL,
     QUESTION_TMP_MB,
     ContainerSpec,
-    End,
     Facilities,
-    StaleContainer,
     cell_labels,
     cell_user,
-    described,
-    exit_of,
     facilities,
     first_gpu,
     fresh_name,
-    gone,
-    host_id,
     image_missing,
-    lock_of,
     no_gpu,
-    oom_kills,
     own_user,
     question_labels,
-    refused,
 )
 from harness.executors.docker.calls import asking, remove, remove_container, stale_containers, sweep
 from harness.executors.docker.handle import END_S, Container, DockerHandle, Sink
@@ -66,7 +49,6 @@ from harness.executors.streams import Connection, Output, Watch
 from harness.gpus import list_gpus
 from harness.guard import ContainerGuard
 from harness.images import BuiltImage, connect, engine_address, find_image
-from harness.scratch import is_held
 from harness.store import AttemptPaths, RunFolder, writing
 from runner.contract import CellSpec, ExecutorName, Failure
 
