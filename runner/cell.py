@@ -148,8 +148,10 @@ class Cell:
         }
         self._choices |= state.choices
         self._reasons = dict(state.reasons)
-        self._warnings[:0] = state.warnings
         self._report, self._quality = state.training, state.quality
+        stopped = _early_stop(self._report, self.spec)
+        told = state.warnings or ((stopped,) if stopped else ())  # a host that made the state gives no warnings
+        self._warnings[:0] = told
         if state.cold_start_s is not None and state.first_request_ms is not None:
             self._cold = timing.ColdStart(state.cold_start_s, state.first_request_ms)
 
@@ -192,11 +194,8 @@ class Cell:
         self._report = subject.train(self.events.emit, self._warn, self._clock)
         self._files = dict(subject.trained_files)
         self._note_peak("training")
-        if self._report is not None and self._report.stopped_early:
-            self._warn(
-                f"training stopped early at step {self._report.steps}: no better F1 on the validation split "
-                f"in {self.spec.training.patience} evaluations"
-            )
+        if (stopped := _early_stop(self._report, self.spec)) is not None:
+            self._warn(stopped)
 
     def _export(self, subject: Subject) -> None:
         """From here on the adapter stands for the weights in the checkpoint."""
@@ -333,6 +332,15 @@ def summarize(
         throughput_samples_per_sec=best.samples_per_s if best else None,
         memory_allocated_mb=peak,
         training_time_hours=(report.seconds if report else train_s) / 3600,
+    )
+
+
+def _early_stop(report: TrainingReport | None, spec: CellSpec) -> str | None:
+    if report is None or not report.stopped_early:
+        return None
+    return (
+        f"training stopped early at step {report.steps}: no better F1 on the validation split "
+        f"in {spec.training.patience} evaluations"
     )
 
 

@@ -80,6 +80,7 @@ def find(spec: CellSpec, out: Path) -> Found:
     except FileNotFoundError:
         return Found(blank)
     except (ContractError, OSError) as error:
+        _discard(folder / STATE_FILE)
         return Found(blank, notes=(f"what an earlier attempt had completed is done again: {error}",))
     if (state.identity, state.runner_version) != (blank.identity, blank.runner_version):
         shutil.rmtree(folder)
@@ -169,12 +170,16 @@ def remove(out: Path) -> None:
 
 def _sweep(folder: Path, keep: set[str]) -> None:
     for path in folder.iterdir():
-        if path.name in keep:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path.name not in keep:
+            _discard(path)
+
+
+def _discard(path: Path) -> None:
+    """Whatever it is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -236,6 +241,7 @@ class TrainingStore:
         except FileNotFoundError:
             return None
         except (ContractError, OSError) as error:
+            _discard(self._folder / TRAINING_FILE)
             return self.refuse(str(error))
         if state.key != self.key:
             return self.refuse("another cell's, another version's, or with other batches")

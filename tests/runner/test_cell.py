@@ -52,6 +52,12 @@ def run(spec: CellSpec, folder: Path) -> Result:
         return Cell(spec, folder, events).run()
 
 
+@pytest.fixture(autouse=True)
+def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else the machine does: no window is repeated, no warning given."""
+    monkeypatch.setattr("runner.timing.FOREIGN_SHARE_LIMIT", 2.0)
+
+
 @pytest.fixture
 def lora_spec(cell_spec: MakeCell, checkpoint: Checkpoint) -> Callable[..., CellSpec]:
     def make(**changes: Any) -> CellSpec:
@@ -243,7 +249,6 @@ def test_each_window_of_timing_has_a_lease_and_waiting_is_no_timing(
     cell_spec: MakeCell, tmp_path: Path, events_of: Read, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ActiveClock, "__call__", lambda self: host.s)
-    monkeypatch.setattr("runner.timing.FOREIGN_SHARE_LIMIT", 2.0)
     evaluation = msgspec.structs.replace(cell_spec().evaluation, windows=2)
     result = run(cell_spec(lease=True, evaluation=evaluation), tmp_path)
     found = [
@@ -279,6 +284,7 @@ def test_a_busy_machine_is_a_warning(
     def leave(self: Any, *_: object) -> None:
         self.share = share
 
+    monkeypatch.setattr(timing, "FOREIGN_SHARE_LIMIT", 0.1)
     monkeypatch.setattr(timing._ForeignLoad, "__exit__", leave)
     result = run(cell_spec(), tmp_path)
     assert result.timing is not None
