@@ -18,6 +18,7 @@ from typing import Any
 
 from harness.errors import ExecutorError
 from harness.executors import Exit, Question
+from harness.executors.machine import MACHINE_OUT_OF_MEMORY
 from harness.executors.mounts import NOBODY, HostMount, groups_of
 from harness.failures import HINTS
 from harness.scratch import LOCK
@@ -215,19 +216,10 @@ def exit_of(end: End, memory_mb: int | None) -> Exit:
         limit = f"its limit of {memory_mb} MB of memory" if memory_mb else "what memory there is"
         return Exit(code, number, "out_of_memory", f"the cell needed more than {limit}")
     if end.is_unexplained_kill and end.machine_out_of_memory:
-        return Exit(code, number, "out_of_memory", "the machine ran out of memory, and the system ended the cell")
+        return Exit(code, number, "out_of_memory", MACHINE_OUT_OF_MEMORY)
     if number == signal.SIGKILL and end.killed_outside:
         return Exit(code, number, "killed", "the cell's container was killed from outside (SIGKILL)")
     return Exit(code, number)
-
-
-def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
-    """How many processes this machine has ended for want of memory; 0 where that is not told."""
-    with suppress(OSError, ValueError):
-        for line in vmstat.read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    return 0
 
 
 # --- what the engine says ------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+MACHINE_OUT_OF_MEMORY = "the machine ran out of memory, and the system ended the cell"
+
 
 def own_cores() -> tuple[int, ...]:
     """By number, where the system tells on which this process may run."""
@@ -49,3 +51,12 @@ def _limits_above(root: Path, path: str, name: str) -> Iterator[int]:
     for folder in (group, *group.parents):
         with suppress(OSError, ValueError):  # no such group here, or "max"
             yield int((root / folder.relative_to("/") / name).read_text())
+
+
+def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
+    """How many processes this machine has ended for want of memory; 0 where that is not told."""
+    with suppress(OSError, ValueError):
+        for line in vmstat.read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

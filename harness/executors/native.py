@@ -21,7 +21,7 @@ from functools import cached_property
 from harness.errors import SetupError
 from harness.executors import Answer, Capacity, Exit, Handle, Question
 from harness.executors.logs import LogWriter
-from harness.executors.machine import memory_mb, own_cores
+from harness.executors.machine import MACHINE_OUT_OF_MEMORY, memory_mb, oom_kills, own_cores
 from harness.gpus import list_gpus
 from harness.guard import Guard, Ward
 from harness.processes import MARK, Member, end_processes, members, signal_group
@@ -134,6 +134,7 @@ class NativeHandle:
         self._log = log
         self._mark = mark
         self._guard = guard
+        self._oom_kills = oom_kills()
         self._is_stopping = False
         self._is_frozen = False
         self._is_over = False  # nothing of it is left: its number may be another's
@@ -145,7 +146,11 @@ class NativeHandle:
         await asyncio.wait({self._log}, timeout=OUTPUT_GRACE_S)
         self._log.cancel()
         await asyncio.wait({self._log})
-        return Exit(code=None, signal=-code) if code < 0 else Exit(code=code)
+        if code >= 0:
+            return Exit(code=code)
+        if -code == signal.SIGKILL and not self._is_stopping and oom_kills() > self._oom_kills:
+            return Exit(code=None, signal=-code, cause="out_of_memory", detail=MACHINE_OUT_OF_MEMORY)
+        return Exit(code=None, signal=-code)
 
     async def stop(self, grace_s: float) -> None:
         if self._is_over:

@@ -30,11 +30,11 @@ from harness.executors.containers import (
     facilities,
     fresh_name,
     host_id,
-    oom_kills,
     refused,
 )
 from harness.executors.docker import DockerExecutor, stale_containers
 from harness.executors.docker import handle as handles
+from harness.executors.machine import oom_kills
 from harness.executors.mounts import HostMount, cell_mounts, check_readable
 from harness.images import BuiltImage
 from harness.scratch import LOCK

@@ -182,6 +182,24 @@ def test_what_left_the_group_does_not_hold_its_end_up(
     assert attempt.log.read_text() == "before\n"
 
 
+KILLS_ITSELF = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.parametrize(("kills", "cause"), [((3, 4), "out_of_memory"), ((3, 3), None)])
+def test_a_cell_that_the_system_killed_for_memory(
+    attempt: AttemptPaths,
+    stand_in: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    kills: tuple[int, int],
+    cause: str | None,
+) -> None:
+    counts = iter(kills)
+    monkeypatch.setattr(native, "oom_kills", lambda: next(counts))
+    stand_in(KILLS_ITSELF)
+    exited = run(attempt)
+    assert (exited.signal, exited.cause) == (signal.SIGKILL, cause)
+
+
 def test_the_log_is_plain_text(attempt: AttemptPaths, stand_in: Callable[[str], None]) -> None:
     stand_in(r"print('\x1b[31mred\x1b[0m', end='\n 1%\r 2%\n')")
     assert run(attempt) == Exit(code=0)

@@ -16,8 +16,9 @@ import requests
 from docker.errors import APIError, DockerException, NotFound
 
 from harness.executors import Exit
-from harness.executors.containers import End, exit_of, gone, oom_kills
+from harness.executors.containers import End, exit_of, gone
 from harness.executors.docker.calls import asking, remove
+from harness.executors.machine import oom_kills
 from harness.executors.streams import Connection, Watch
 from harness.guard import ContainerGuard
 
