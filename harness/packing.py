@@ -119,10 +119,10 @@ class Packer:
             self._groups.remove(slot.cores)
 
     def _slot(self, device: Device, needs: Estimate, free_mb: FreeMemory) -> Slot | None:
-        if not self._has_memory(needs.memory_mb):
+        if (device == "cpu" and not self._groups) or not self._has_memory(needs.memory_mb):
             return None
         if device == "cpu":
-            return Slot(self.threads, self._groups[-1], needs.memory_mb) if self._groups else None
+            return Slot(self.threads, self._groups[-1], needs.memory_mb)
         running = [slot for kind, slot in self._placed.values() if kind == device]
         if self._gpu_jobs is not None and len(running) >= self._gpu_jobs:
             return None
