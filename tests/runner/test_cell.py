@@ -17,7 +17,9 @@ from runner.contract import (
     PHASES,
     CellEvent,
     CellSpec,
+    Choice,
     Failed,
+    Fallback,
     Finished,
     LeaseReleased,
     LeaseWanted,
@@ -340,3 +342,25 @@ def test_the_reasons_of_null_metrics_are_kept(
     assert result.quality is not None
     assert result.quality.metrics["roc_auc"] is None
     assert "roc_auc" in result.reasons
+
+
+def test_a_fallback_is_used_and_told(cell_spec: MakeCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runner.scoring import TransformerPredictor
+
+    sizes: list[int] = []
+    real = TransformerPredictor.predict_encoded
+    monkeypatch.setattr(
+        TransformerPredictor,
+        "predict_encoded",
+        lambda self, ids, size, *more: (sizes.append(size), real(self, ids, size, *more))[1],
+    )
+    fallback = Fallback(batch_size=4, accumulation=4, evaluation_batch_size=2, reason="memory ran out")
+    result = run(cell_spec("scratch", fallback=fallback, phases=("train", "score")), tmp_path)
+    assert set(sizes) == {1, 2}  # the first request alone, then validation and scoring
+    assert result.training is not None
+    assert result.training.samples_seen == result.training.steps * 16
+    for name, asked, used in (("batch_size", 8, 4), ("accumulation", 2, 4), ("evaluation_batch_size", 8, 2)):
+        assert result.requested[name] == asked
+        assert result.effective[name] == Choice(value=used, reason="memory ran out")
+    plain = run(cell_spec("scratch", phases=("train", "score")), tmp_path / "plain")
+    assert plain.effective["evaluation_batch_size"] == Choice(value=8, reason="as configured")

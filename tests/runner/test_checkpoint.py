@@ -276,6 +276,11 @@ def _flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def _other_shape(path: Path) -> None:
     """Whole, and told with its digest, but of another model."""
     from safetensors.torch import save_file
@@ -294,6 +299,7 @@ TENSORS = ("weights", "optimizer")
     [
         ("training.json", _cut),
         ("training.json", Path.unlink),
+        ("training.json", _folder),
         *itertools.product(TENSORS, (_cut, _flip, Path.unlink)),
         ("weights", _other_shape),
     ],
@@ -475,18 +481,12 @@ def test_what_belongs_to_other_settings_is_not_used(
     assert tuple(started(events_of(tmp_path / "two"))) == again
     assert predictions(tmp_path / "two") == predictions(tmp_path / "whole")
     assert [words in warning for warning in result.warnings if "stopped early" not in warning] == [True]
-    assert [event.message for event in events_of(tmp_path / "two") if isinstance(event, Warned)] == list(
-        result.warnings
-    )
+    told = {event.message for event in events_of(tmp_path / "two") if isinstance(event, Warned)}
+    assert {warning for warning in result.warnings if "stopped early" not in warning} <= told
 
 
 def _other_key(path: Path) -> None:
     path.write_text('{"surprise": 1}')
-
-
-def _folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
 
 
 def _link(path: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -406,3 +406,35 @@ def test_threads_are_limited_before_any_library_loads(cell_spec: MakeCell, run_c
     heavy = "import sys; import runner.__main__; print({'torch', 'numpy', 'transformers'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", heavy], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+# --- placement ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def any_core() -> Iterator[set[int]]:
+    before = os.sched_getaffinity(0)
+    yield before
+    os.sched_setaffinity(0, before)
+
+
+def test_a_cell_is_kept_on_its_cores(cell_spec: MakeCell, run_cell: Any, any_core: set[int]) -> None:
+    core = max(any_core)
+    code, folder = run_cell(cell_spec(cores=(core,)))
+    result = read(folder / "result.json", Result)
+    assert (code, os.sched_getaffinity(0)) == (0, {core})
+    assert (result.requested["cores"], result.effective["cores"].value) == (str(core), str(core))
+    assert result.provenance.cores == os.cpu_count()
+    assert not any("its cores" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("absent", [1000, 2**53])
+def test_cores_that_do_not_exist_are_a_warning(
+    absent: int, cell_spec: MakeCell, run_cell: Any, any_core: set[int]
+) -> None:
+    code, folder = run_cell(cell_spec(cores=(min(any_core), absent)))
+    result = read(folder / "result.json", Result)
+    assert (code, os.sched_getaffinity(0)) == (0, any_core)
+    assert result.effective["cores"].value is None
+    assert str(absent) in result.effective["cores"].reason
+    assert any("could not be kept on its cores" in warning for warning in result.warnings)
