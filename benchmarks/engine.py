@@ -104,14 +104,14 @@ class NoWork:
         self.spent_s = 0.0
 
     async def start(self, attempt: AttemptPaths, spec: CellSpec) -> Ended:
-        started = time.perf_counter()
-        attempt.result.write_bytes(result_of(self._result, spec))
-        self.spent_s += time.perf_counter() - started
+        self.leave(attempt, spec)
         return Ended()
 
-
-def result_of(result: Result, spec: CellSpec) -> bytes:
-    return encode(msgspec.structs.replace(result, cell=spec.cell, identity=spec.identity, seed=spec.seed))
+    def leave(self, attempt: AttemptPaths, spec: CellSpec) -> None:
+        started = time.perf_counter()
+        result = msgspec.structs.replace(self._result, cell=spec.cell, identity=spec.identity, seed=spec.seed)
+        attempt.result.write_bytes(encode(result))
+        self.spent_s += time.perf_counter() - started
 
 
 # --- run, resume ------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def loop(folder: RunFolder, specs: list[CellSpec], executor: NoWork) -> float:
         attempt = folder.attempt(spec.cell, 1)
         attempt.folder.mkdir(parents=True)
         write_atomic(attempt.spec, encode(spec), durable=False)
-        asyncio.run(executor.start(attempt, spec))
+        executor.leave(attempt, spec)
         read(attempt.result, Result)
     return time.perf_counter() - started - executor.spent_s
 
@@ -276,8 +276,12 @@ def main() -> None:
     print("| figure | median | range | bar |\n|---|---|---|---|")
     for name, unit in UNITS.items():
         values = [figures[name] for figures in rounds]
-        spread = f"{min(values):.4g}–{max(values):.4g}"
-        print(f"| {name} | {statistics.median(values):.4g} {unit} | {spread} | {BARS.get(name, '')} |")
+        spread = f"{shown(min(values))}–{shown(max(values))}"
+        print(f"| {name} | {shown(statistics.median(values))} {unit} | {spread} | {BARS.get(name, '')} |")
+
+
+def shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
 if __name__ == "__main__":

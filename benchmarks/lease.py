@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import random
 import statistics
 import tempfile
 import time
@@ -36,8 +35,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from samples import words
 
 from harness.engine import Engine
 from harness.errors import MoodBenchError
@@ -59,7 +57,6 @@ from runner.contract import (
     PreparedDataset,
     Result,
     ScratchSpec,
-    SplitInfo,
     TrainingSpec,
     cell_name,
     encode,
@@ -71,8 +68,6 @@ from runner.contract import (
 NEIGHBOURS = 3
 FREEZES = 20
 FOREVER = 1_000_000  # epochs
-ROWS = {"train": 64, "validation": 16, "test": 200}
-WORDS = ("people", "time", "first", "water", "been", "called", "who", "oil", "its", "now", "find", "long", "down")
 TIMING = EvaluationSpec(
     windows=5, min_requests=1_000, max_requests=1_000, latency_max_s=60.0,
     throughput_batch_sizes=(1,), throughput_texts=5, throughput_min_s=0.05, throughput_max_s=0.5,
@@ -80,22 +75,6 @@ TIMING = EvaluationSpec(
 
 
 # --- the cells ----------------------------------------------------------------------------------
-
-
-def dataset(folder: Path) -> PreparedDataset:
-    """Random words, 5 to 25 a text."""
-    folder.mkdir()
-    chance = random.Random(0)
-    splits = {}
-    for split, rows in ROWS.items():
-        texts = [" ".join(chance.choices(WORDS, k=chance.randint(5, 25))) for _ in range(rows)]
-        table = {"id": [f"{split}-{i}" for i in range(rows)], "text": texts, "label": [i % 2 for i in range(rows)]}
-        pq.write_table(pa.table(table), folder / f"{split}.parquet")
-        splits[split] = SplitInfo(rows=rows, classes={"a": rows // 2, "b": rows // 2}, sha256="0" * 64)
-    return PreparedDataset(
-        name="words", folder=str(folder), fingerprint="0" * 64, label_names=("a", "b"), splits=splits,
-        text_column="text", label_column="label",
-    )  # fmt: skip
 
 
 def model() -> ModelSpec:
@@ -260,7 +239,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lease-") as name:
         folder = Path(name)
-        data = dataset(folder / "data")
+        data = words(folder / "data")
         ways: dict[str, Callable[[], Result]] = {
             "alone": lambda: timed(folder, data, 0, freezes=True),
             "three neighbours, lease": lambda: timed(folder, data, NEIGHBOURS, freezes=True),

@@ -1,9 +1,10 @@
-"""Cells, a result and events of the size that real ones have, for benchmarks that train nothing."""
+"""What benchmarks are made of: cells, a result and events of the size that real ones have, and a dataset of words."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 from runner.contract import (
     CellSpec,
@@ -38,6 +39,8 @@ REQUESTS = 1_000
 WINDOWS = 5
 STEPS = 500  # of training; its loss is in the result
 BATCH_SIZES = (1, 4, 8, 16, 32)
+ROWS = {"train": 64, "validation": 16, "test": 200}
+WORDS = ("people", "time", "first", "water", "been", "called", "who", "oil", "its", "now", "find", "long", "down")
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "pyarrow", "scikit-learn")
 SPLIT = SplitInfo(rows=5_000, classes={"negative": 2_500, "positive": 2_500}, sha256="0" * 64)
 DATASET = PreparedDataset(
@@ -125,3 +128,22 @@ def events_of_a_cell(count: int) -> Iterator[Event]:
                 samples_per_s=143.4, eta_s=32.0,
             )  # fmt: skip
     yield PhaseFinished(t=1.7e9 + count, seq=count - 1, phase="train", seconds=float(count))
+
+
+def words(folder: Path) -> PreparedDataset:
+    """Random words, 5 to 25 a text."""
+    import pyarrow as pa  # not for those whose memory is measured
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    chance = random.Random(0)
+    splits = {}
+    for split, rows in ROWS.items():
+        texts = [" ".join(chance.choices(WORDS, k=chance.randint(5, 25))) for _ in range(rows)]
+        table = {"id": [f"{split}-{i}" for i in range(rows)], "text": texts, "label": [i % 2 for i in range(rows)]}
+        pq.write_table(pa.table(table), folder / f"{split}.parquet")
+        splits[split] = SplitInfo(rows=rows, classes={"a": rows // 2, "b": rows // 2}, sha256="0" * 64)
+    return PreparedDataset(
+        name="words", folder=str(folder), fingerprint="0" * 64, label_names=("a", "b"), splits=splits,
+        text_column="text", label_column="label",
+    )  # fmt: skip
