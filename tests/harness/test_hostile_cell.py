@@ -7,8 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,17 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness import journal, store
-from harness.engine import Engine
-from harness.executors import Executor, Exit, Handle
+from harness.executors import Exit, Handle
 from harness.executors.docker import DockerExecutor
 from harness.failures import POLICIES
 from harness.images import BuiltImage
-from harness.journal import EventTail, Journal
+from harness.journal import EventTail
 from harness.leaderboard import standing_of, write_leaderboard
-from harness.packing import Packer
 from harness.predictions import read_predictions
-from harness.resolve import plan_of
-from harness.state import CellFailed, RunFinished, RunStarted
+from harness.state import CellFailed, RunFinished
 from harness.store import AttemptPaths, RunFolder
 from runner.contract import (
     CellEvent,
@@ -50,7 +46,8 @@ from runner.contract import (
     write_atomic,
 )
 from tests.harness.builders import cell, prepared, result, write_result
-from tests.harness.theatre import Attempt, Play, StillHost, Theatre, success, until_stopped
+from tests.harness.theatre import Attempt, Play, Theatre, success, until_stopped
+from tests.survival import carried_out
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -120,18 +117,6 @@ def place() -> Iterator[Path]:
                 if not path.is_symlink():
                     path.chmod(0o700)
         shutil.rmtree(folder)
-
-
-async def carried_out(
-    run: RunFolder, executor: Executor, specs: Sequence[CellSpec], told: list[Event], *, jobs: int, seconds: float
-) -> RunFinished:
-    with closing(Journal(run.journal)) as journal:
-        packer = Packer(executor.capacity, jobs, memory_mb=None)
-        engine = Engine(run, executor, packer, StillHost(), tell=journal.append, watch=told.append)
-        plans = tuple(map(plan_of, specs))
-        start = RunStarted(run="run", suite="suite", folder=str(run.folder), jobs=jobs, cells=plans)
-        await asyncio.wait_for(engine.run(start, specs), seconds)
-        return engine.finished()
 
 
 @pytest.fixture(autouse=True)
@@ -612,7 +597,7 @@ def test_a_hostile_container(tmp_path: Path, docker_client: DockerClient, cpu_im
 
 
 def test_a_cell_cannot_blame_the_engine(scene: Scene) -> None:
-    """What is no cell's fault counts as not run, so only the executor may say it: this cell is tried again, and fails."""
+    """What is no cell's fault counts as not run, so only the executor may say it: this one fails."""
 
     async def play(attempt: Attempt) -> Exit:
         failure = Failure(cell=attempt.spec.cell, kind="engine_gone", message="not me", hint="", t=1.0)
