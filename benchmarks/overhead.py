@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -27,6 +28,11 @@ import msgspec
 from harness.engine import Engine
 from harness.executors.docker import DockerExecutor
 from harness.images import connect, find_image
+from harness.journal import Journal
+from harness.load import LoadWatch
+from harness.packing import Packer
+from harness.resolve import plan_of
+from harness.state import RunStarted
 from harness.store import RunFolder
 from runner.contract import CellSpec, encode, read
 
@@ -101,11 +107,14 @@ def through_the_engine(spec: CellSpec, folder: Path, kind: str | None) -> float:
             executor: DockerExecutor | NativeExecutor = NativeExecutor()
         else:
             executor = await DockerExecutor.open("cpu", run)
-        engine = Engine(run, executor, jobs=1, watch=lambda event: None)
-        started = time.perf_counter()
-        finished = await engine.run("overhead", [spec])
-        taken = time.perf_counter() - started
-        assert finished.outcome == "finished", finished
+        packer = Packer(executor.capacity, 1, memory_mb=None)
+        with closing(Journal(run.journal)) as journal:
+            engine = Engine(run, executor, packer, LoadWatch(), tell=journal.append)
+            start = RunStarted(run="overhead", suite="", folder=str(run.folder), jobs=1, cells=(plan_of(spec),))
+            started = time.perf_counter()
+            await engine.run(start, [spec])
+            taken = time.perf_counter() - started
+        assert engine.finished().outcome == "finished", engine.finished()
         await executor.close()
         return taken
 

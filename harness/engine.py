@@ -48,7 +48,7 @@ from runner.contract import (
 )
 
 POLL_S = 0.1
-HOLDER_POLL_S = 0.02  # others stand still while it holds the lease
+TIMED_POLL_S = 0.02  # others may stand still meanwhile
 STOP_GRACE_S = 8.0
 OLD_ATTEMPT_S = 15.0  # an attempt whose engine was killed ends itself sooner
 AGAIN_S = 5.0  # a cell that fits nowhere though nothing of ours is in its way is tried again so often
@@ -189,7 +189,7 @@ class Engine:
             self._closed = True
             try:
                 while self._starting:  # what is being started cannot be frozen yet
-                    await asyncio.sleep(HOLDER_POLL_S)
+                    await asyncio.sleep(TIMED_POLL_S)
                 await self._lease.turn(self._running)
             finally:
                 self._closed = False
@@ -244,7 +244,7 @@ class Engine:
                     f"an earlier attempt of {cell} still runs ({attempts[-1].folder})",
                     "end its process, then run the same command again",
                 )
-            await asyncio.sleep(HOLDER_POLL_S)
+            await asyncio.sleep(TIMED_POLL_S)
 
     async def _carry_out(self, spec: CellSpec, attempt: AttemptPaths) -> Result | Failure:
         """Start the attempt and see it to its end."""
@@ -271,7 +271,7 @@ class Engine:
         tail = EventTail(one.attempt.events, CellEvent)
         waiter = asyncio.ensure_future(one.handle.wait())
         while True:
-            await asyncio.wait({waiter}, timeout=HOLDER_POLL_S if self._lease.holder == cell else POLL_S)
+            await asyncio.wait({waiter}, timeout=TIMED_POLL_S if one.phase == "time" else POLL_S)
             ended = waiter.done()
             for event in self._new_events(tail, one):
                 if isinstance(event, LeaseWanted):

@@ -62,7 +62,7 @@ from tests.harness.theatre import Attempt, Play, PlayedHandle, StillHost, Theatr
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "POLL_S", 0.005)
-    monkeypatch.setattr(engines, "HOLDER_POLL_S", 0.005)
+    monkeypatch.setattr(engines, "TIMED_POLL_S", 0.005)
     monkeypatch.setattr(engines, "BREATH_S", 0.0)
     monkeypatch.setattr(engines, "AGAIN_S", 0.05)
     for kind, policy in POLICIES.items():
