@@ -397,6 +397,7 @@ def test_info_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cpu" in info.available
     assert info.packages["torch"] == torch.__version__.partition("+")[0] or info.packages["torch"] == torch.__version__
     assert json.loads(encode(info))["missing"] == []
+    assert info.cpu_model
 
 
 def test_threads_are_limited_before_any_library_loads(cell_spec: MakeCell, run_cell: Any) -> None:
