@@ -249,6 +249,7 @@ class EvaluationOverrides(Overrides, frozen=True, kw_only=True):
 
     batch_size: Positive | None = None
     windows: Positive | None = None
+    repeats: Count | None = None
     warmup_requests: Count | None = None
     min_requests: Positive | None = None
     max_requests: Positive | None = None

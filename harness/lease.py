@@ -16,7 +16,7 @@ from harness.attempts import Running
 from harness.state import LeaseEnded, LeaseGranted
 from runner.contract import CellSpec, ContractError, Event, Verdict, verdict_file
 
-QUIET_S = 2.0  # the machine may take so long to come to rest before a window
+QUIET_S = 0.5  # the machine may take so long to come to rest before a window
 BREATH_S = 0.3  # between two windows the frozen cells run for at least so long
 SPARE = 3.0  # how much longer than its settings allow a window may last ...
 SPARE_S = 30.0  # ... and what it may last at least

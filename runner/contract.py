@@ -217,7 +217,8 @@ class TrainingSpec(Base, frozen=True, kw_only=True):
 
 class EvaluationSpec(Base, frozen=True, kw_only=True):
     batch_size: Positive = 32
-    windows: Positive = 5  # timing is cut into so many, each under a lease of its own
+    windows: Positive = 5  # timing is cut into so many, each under a lease of its own ...
+    repeats: Count = 3  # ... and one that is disturbed is measured again so often at most
     warmup_requests: int = 10  # in each window
     min_requests: Positive = 100
     max_requests: Positive = 1_000

@@ -31,7 +31,6 @@ T = TypeVar("T")
 PERCENTILE_BOUNDS = {50: 11, 90: 64, 95: 130, 99: 662}
 FOREIGN_SHARE_LIMIT = 0.10  # of the machine's CPU time in the window, above which the figures are marked
 KERNEL_TICKS_S = 0.02  # CPU time is counted in ticks of 10 ms, user and system each
-REPEATS = 3  # of a block whose windows are disturbed
 SHUFFLE_SEED = 0  # the same request order for every model
 
 
@@ -104,6 +103,7 @@ class Share:
     """What one of the blocks that an EvaluationSpec is cut into has to do: its part, rounded up, so that all of them
     together reach what is asked for."""
 
+    repeats: int  # of the block, where it is disturbed
     warmup_requests: int
     min_requests: int
     max_requests: int
@@ -124,6 +124,7 @@ class Share:
         if largest_batch is not None:
             sizes = tuple(size for size in sizes if size <= largest_batch) or (largest_batch,)
         return cls(
+            repeats=spec.repeats,
             warmup_requests=spec.warmup_requests,
             min_requests=part(spec.min_requests),
             max_requests=part(spec.max_requests),
@@ -174,7 +175,7 @@ def measure_blocks(
 def _block(predictor: Predictor, requests: Sequence[str], share: Share, block: int, leases: Leases) -> list[Measured]:
     """Its windows: one, or more where it was disturbed. The first clean one counts, else the least disturbed."""
     tried: list[Measured] = []
-    while len(tried) <= REPEATS:
+    while len(tried) <= share.repeats:
         tried.append(_window(predictor, requests, share, block, leases))
         if not tried[-1].window.contaminated:
             break

@@ -507,3 +507,13 @@ def _sizes_timed(clock: Clock, sizes: tuple[int, ...], largest: int | None) -> t
         largest_batch=largest,
     )  # fmt: skip
     return tuple(throughput.batch_size for throughput in timed.throughput)
+
+
+@pytest.mark.parametrize("repeats", [0, 1])
+def test_how_often_a_disturbed_block_is_repeated_can_be_set(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, repeats: int
+) -> None:
+    foreign(monkeypatch, *[0.5] * 20)
+    timed = run(Predictor(clock), **FIVE, repeats=repeats)
+    assert [window.block for window in timed.windows] == [block for block in range(1, 6) for _ in range(repeats + 1)]
+    assert timed.contaminated
