@@ -194,7 +194,15 @@ class Engine:
             finally:
                 self._closed = False
                 self._wake.set()
-            await asyncio.sleep(BREATH_S if len(self._running) > 1 else 0.0)
+            await self._breathe()
+
+    async def _breathe(self) -> None:
+        """Let those that stood still run for a while, or until all wait for a window themselves."""
+        until = time.monotonic() + BREATH_S
+        await asyncio.sleep(0)
+        waiting = self._lease.is_waiting
+        while len(self._running) > 1 and not all(map(waiting, self._running)) and time.monotonic() < until:
+            await asyncio.sleep(TIMED_POLL_S)
 
     # --- one cell ----------------------------------------------------------------------------
 

@@ -342,6 +342,14 @@ def test_windows_of_different_cells_alternate(folder: RunFolder, monkeypatch: py
     assert stage.order in (["a", "b"] * 3, ["b", "a"] * 3)
 
 
+def test_nobody_waits_where_all_wait_for_a_window(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "BREATH_S", 3600.0)
+    stage = Stage()
+    theatre = Theatre(a=stage.cell(0.0, windows=3), b=stage.cell(0.0, windows=3))
+    assert play(folder, theatre, "a", "b", jobs=2).outcome == "finished"
+    assert sorted(stage.order) == ["a"] * 3 + ["b"] * 3
+
+
 def test_nothing_starts_while_a_window_is_open(folder: RunFolder) -> None:
     async def quick(attempt: Attempt) -> Exit:  # its end frees a place while `a` measures
         await asyncio.sleep(0.1)
