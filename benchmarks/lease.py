@@ -8,7 +8,7 @@ take turns:
     alone            nothing else runs
     lease            three neighbours train without end (four jobs on however many cores there are); the engine freezes
                      them for each window
-    no lease         the same, but freezing them is only said to have worked
+    no lease         the same, but freezing them is only said to have worked; no window is repeated, as none is quiet
 
 Everything is the real thing: processes of the runner, the engine, the native executor. The raw samples of
 `result.json` are used, those of the windows that count: a disturbed window was repeated, as in any run. Then a
@@ -89,11 +89,13 @@ def neighbour_model() -> ModelSpec:
     return ModelSpec(alias="neighbour", kind="scratch", name="scratch", scratch=ScratchSpec(hidden_size=256, heads=4))
 
 
-def a_cell(model: ModelSpec, data: PreparedDataset, *, epochs: int, seed: int = 1) -> CellSpec:
+def a_cell(
+    model: ModelSpec, data: PreparedDataset, *, epochs: int, seed: int = 1, timing: EvaluationSpec = TIMING
+) -> CellSpec:
     method = "lora" if model.folder else "full"
     spec = CellSpec(
         model=model, method=method, lora=LoraSpec() if method == "lora" else None, dataset=data, seed=seed, lease=True,
-        training=TrainingSpec(epochs=epochs, patience=FOREVER), evaluation=TIMING,
+        training=TrainingSpec(epochs=epochs, patience=FOREVER), evaluation=timing,
     )  # fmt: skip
     identity = identity_of(spec)
     return msgspec.structs.replace(spec, identity=identity, cell=cell_name(spec, identity))
@@ -138,7 +140,8 @@ class WithoutFreezing:
 
 def timed(folder: Path, data: PreparedDataset, neighbours: int, *, freezes: bool) -> Result:
     """The result of the timed cell; its neighbours are ended when it has one."""
-    spec = a_cell(model(), data, epochs=3)
+    timing = TIMING if freezes else msgspec.structs.replace(TIMING, repeats=0)
+    spec = a_cell(model(), data, epochs=3, timing=timing)
     others = [a_cell(neighbour_model(), data, epochs=FOREVER, seed=seed) for seed in range(neighbours)]
     run = RunFolder(Path(tempfile.mkdtemp(dir=folder)))
 
