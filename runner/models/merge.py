@@ -79,3 +79,10 @@ def _load_adapter(model: PeftModel, folder: Path, alias: str) -> None:
             f"({outcome.unexpected_keys[0]})",
             "use the spec it was trained with",
         )
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if lacking := sorted(trained & set(outcome.missing_keys)):
+        raise RunnerError(
+            "model",
+            f"model '{alias}': the adapter in {folder} lacks weights that were trained ({lacking[0]})",
+            "run the training phase again",
+        )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from runner.contract import CellSpec, Method, ScratchSpec, TrainingSpec
 from runner.errors import RunnerError
@@ -123,3 +124,14 @@ def test_adapter_of_another_shape(checkpoint: Checkpoint, make_spec: MakeSpec, t
     save(load(make_spec(checkpoint("bert"), targets=("query", "value", "key"))), tmp_path)
     with pytest.raises(RunnerError, match="has no place for"):
         load_saved(make_spec(checkpoint("bert")), tmp_path)
+
+
+def test_an_adapter_that_lacks_what_was_trained(checkpoint: Checkpoint, make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec(checkpoint("bert"))
+    save(load(spec), tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors.pop(next(name for name in tensors if "lora_A" in name))
+    save_file(tensors, path)
+    with pytest.raises(RunnerError, match=r"lacks weights that were trained .*lora_A"):
+        load_saved(spec, tmp_path)
