@@ -35,7 +35,6 @@ from runner.contract import (
     Quality,
     Resources,
     Result,
-    Summary,
     Timing,
     TrainingReport,
     Warned,
@@ -51,6 +50,7 @@ from runner.leases import Leases
 from runner.memory import PeakMeter, give_back, rss_mb
 from runner.scoring import Predictor, write_predictions
 from runner.subjects import Subject, subject_for
+from runner.summary import batch_choices, null_reasons, requested, summarize
 from runner.tasks import classification
 from runner.training import PROGRESS_EVERY_S
 
@@ -275,7 +275,7 @@ class Cell:
         spec = self.spec
         memory = Memory(**self._memory)
         summary = summarize(spec, self._quality, self._timing, memory, self._report, self._seconds["train"])
-        self._reasons |= _null_reasons(summary, self._timing, spec)
+        self._reasons |= null_reasons(summary, self._timing, spec)
         size = subject.size()
         return Result(
             cell=spec.cell,
@@ -294,10 +294,10 @@ class Cell:
             phases={phase: self._seconds[phase] for phase in PHASES if phase in self._seconds},
             parameters_total=size.total,
             parameters_trainable=size.trainable,
-            requested=_requested(spec),
+            requested=requested(spec),
             effective={
                 **self._choices,
-                **_batch_choices(spec),
+                **batch_choices(spec),
                 "executor": Choice(value=spec.executor, reason=spec.executor_reason),
                 **({"cores": self._cores} if self._cores is not None else {}),
             },
@@ -307,34 +307,6 @@ class Cell:
         )
 
 
-def summarize(
-    spec: CellSpec,
-    quality: Quality | None,
-    timed: Timing | None,
-    memory: Memory,
-    report: TrainingReport | None,
-    train_s: float,
-) -> Summary:
-    metrics = quality.metrics if quality else {}
-    best = max(timed.throughput, key=lambda t: t.samples_per_s, default=None) if timed else None
-    on_device = spec.device != "cpu" and spec.model.kind != "baseline"
-    peak = memory.device_peak_inference_mb if on_device else memory.rss_peak_inference_mb
-    return Summary(
-        model_name=spec.model.alias,
-        accuracy=metrics.get("accuracy"),
-        f1=metrics.get("f1"),
-        precision=metrics.get("precision"),
-        recall=metrics.get("recall"),
-        ttft_mean_ms=timed.latency.mean_ms if timed else None,
-        latency_median_ms=timed.latency.p50_ms if timed else None,
-        latency_p99_ms=timed.latency.p99_ms if timed else None,
-        throughput_tokens_per_sec=best.tokens_per_s if best else None,
-        throughput_samples_per_sec=best.samples_per_s if best else None,
-        memory_allocated_mb=peak,
-        training_time_hours=(report.seconds if report else train_s) / 3600,
-    )
-
-
 def _early_stop(report: TrainingReport | None, spec: CellSpec) -> str | None:
     if report is None or not report.stopped_early:
         return None
@@ -342,58 +314,6 @@ def _early_stop(report: TrainingReport | None, spec: CellSpec) -> str | None:
         f"training stopped early at step {report.steps}: no better F1 on the validation split "
         f"in {spec.training.patience} evaluations"
     )
-
-
-def _null_reasons(summary: Summary, timed: Timing | None, spec: CellSpec) -> dict[str, str]:
-    """Why each figure of the summary that is null is so."""
-    reasons: dict[str, str] = {}
-    if timed is None:
-        names = ("ttft_mean_ms", "latency_median_ms", "latency_p99_ms")
-        names += ("throughput_tokens_per_sec", "throughput_samples_per_sec")
-        return dict.fromkeys(names, "the phase 'time' was not asked for")
-    for name, p in (("latency_median_ms", 50), ("latency_p99_ms", 99)):
-        if getattr(summary, name) is None:
-            reasons[name] = (
-                f"{timed.latency.requests} requests were timed; a p{p} needs {timing.PERCENTILE_BOUNDS[p]} for a "
-                "99 % order-statistic bound"
-            )
-    if summary.throughput_tokens_per_sec is None:
-        reasons["throughput_tokens_per_sec"] = f"'{spec.model.alias}' has no tokenizer"
-    if timed.cold_start_s is None:
-        reasons["cold_start_s"] = "a baseline is fitted, not loaded"
-    if summary.memory_allocated_mb is None:
-        reasons["memory_allocated_mb"] = f"no peak memory is known on {spec.device} here"
-    return reasons
-
-
-def _batch_choices(spec: CellSpec) -> dict[str, Choice]:
-    """A baseline is fitted on everything at once."""
-    choices = {}
-    for name, value in msgspec.structs.asdict(batches_of(spec)).items():
-        instead = spec.fallback is not None and getattr(spec.fallback, name) is not None
-        reason = spec.fallback.reason if spec.fallback is not None and instead else "as configured"
-        choices[name] = Choice(value=value, reason=reason)
-    if spec.model.kind == "baseline":
-        del choices["batch_size"], choices["accumulation"]
-    return choices
-
-
-def _requested(spec: CellSpec) -> dict[str, object]:
-    training = spec.training
-    return {
-        "device": spec.device,
-        "threads": spec.threads,
-        "cores": ",".join(map(str, spec.cores)) or None,
-        "epochs": training.epochs,
-        "batch_size": training.batch_size,
-        "accumulation": training.accumulation,
-        "evaluation_batch_size": spec.evaluation.batch_size,
-        "throughput_batch_size": max(spec.evaluation.throughput_batch_sizes, default=None),
-        "learning_rate": training.learning_rate,
-        "max_length": spec.dataset.max_length,
-        "method": spec.method,
-        "lora_rank": spec.lora.rank if spec.lora else None,
-    }
 
 
 def check(spec: CellSpec) -> None:
