@@ -66,6 +66,7 @@ from runner.contract import (
 )
 
 NEIGHBOURS = 3
+JOBS = 1 + NEIGHBOURS
 FREEZES = 20
 FOREVER = 1_000_000  # epochs
 TIMING = EvaluationSpec(
@@ -148,16 +149,16 @@ def timed(folder: Path, data: PreparedDataset, neighbours: int, *, freezes: bool
     async def work() -> None:
         native = NativeExecutor()
         executor = native if freezes else WithoutFreezing(native)
-        packer = Packer(native.capacity, 1 + neighbours, memory_mb=None)
-        cells = tuple(plan_of(one) for one in (*others, spec))
+        packer = Packer(native.capacity, JOBS, memory_mb=None)  # the same core and thread in all ways
+        cells = [spec, *others]
 
         def watch(event: Event) -> None:
             if isinstance(event, CellFinished | CellFailed) and event.cell == spec.cell:
                 engine.stop(now=True)
 
         engine = Engine(run, executor, packer, LoadWatch(), tell=lambda event: event, watch=watch)
-        start = RunStarted(run="lease", suite="lease", folder=str(run.folder), jobs=1 + neighbours, cells=cells)
-        await engine.run(start, [*others, spec])
+        plans = tuple(plan_of(one) for one in cells)
+        await engine.run(RunStarted(run="lease", suite="lease", folder=str(run.folder), jobs=JOBS, cells=plans), cells)
         await native.close()
 
     asyncio.run(work())
