@@ -27,6 +27,7 @@ VICTIMS: tuple[Victim, ...] = (*["engine"] * 10, *["cell"] * 10, *["child"] * 4)
 MOMENTS: tuple[Phase | None, ...] = ("train", "train", "score", "time", None, None, None, None)
 MOMENT_S = 60.0  # so long a moment or a victim is waited for
 LEAST_KILLS, LEAST_OF_ENGINES = 20, 8
+JOBS = 2
 FINISHED_S = 420.0
 ROUNDS = 6  # of an engine that is left alone: a cell may have been killed too often for the one before
 
@@ -69,7 +70,7 @@ def calm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 
 
 def start(site: Site, executor: str) -> None:
-    options = ("--executor", executor, "--jobs", "2", "--no-reuse", "--detach")
+    options = ("--executor", executor, "--jobs", str(JOBS), "--no-reuse", "--detach")
     outcome = site.world.moodbench("run", "suite.yaml", "--run", site.run, *options)
     assert outcome.code == 0, outcome.err
 
@@ -106,7 +107,7 @@ class Chaos:
     def _wait_for_a_moment(self) -> None:
         phase = self._random.choice(MOMENTS)
         pause_s = self._random.choice((0.05, 0.3, 3.0)) * self._random.random()
-        if len(self.site.finished()) / self.total > len(self.killed) / len(VICTIMS):
+        if (len(self.site.finished()) + JOBS) / self.total > len(self.killed) / len(VICTIMS):
             return
         deadline = time.monotonic() + MOMENT_S
         while phase is not None and time.monotonic() < deadline and phase not in self.site.phases().values():

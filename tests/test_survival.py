@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -172,12 +173,14 @@ def lab(site: Site, dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -
 def test_a_cell_that_hangs_in_any_phase_is_ended(lab: Lab) -> None:
     limited = {seed: lab.majority(seed, phase_seconds={phase: 0.5}) for seed, phase in enumerate(PHASES, start=1)}
     codes = {f"s{seed}": hang_in(phase) for seed, phase in enumerate(PHASES, start=1)}
-    deaf, good = lab.majority(8, seconds=15.0), lab.majority(9)
-    codes["s8"] = hang_in("train", DEAF)
-    finished = lab.play([*limited.values(), deaf, good], codes)
-    assert (finished.done, finished.failed, finished.left) == (1, 7, 0)
+    deaf, late, good = lab.majority(7, phase_seconds={"train": 0.5}), lab.majority(8, seconds=5.0), lab.majority(9)
+    codes |= {"s7": hang_in("train", DEAF), "s8": hang_in("load")}
+    finished = lab.play([*limited.values(), deaf, late, good], codes)
+    assert (finished.done, finished.failed, finished.left) == (1, 8, 0)
     expected = {spec.cell: ("timeout", phase) for spec, phase in zip(limited.values(), PHASES, strict=True)}
-    assert lab.failures() == expected | {deaf.cell: ("timeout", "train")}
+    found = lab.failures()
+    assert found.pop(late.cell)[0] == "timeout"  # wherever it was by then
+    assert found == expected | {deaf.cell: ("timeout", "train")}
     assert not lab.of(CellRetried)
 
 
@@ -252,17 +255,23 @@ def slow(lab: Lab, training: TrainingSpec, limits: Limits | None = None) -> Cell
     return msgspec.structs.replace(spec, model=model)
 
 
-# In the cell that is to hold the lease: it asks for it when the other one trains, and so is frozen meanwhile.
+# The cell that is to hold the lease asks for it when the other one can be resumed; that one goes on when it is frozen.
+FIRST = "folder.name == 'attempt-001'"
 WAITS = before(
-    "kind == 'LeaseWanted'", "while not list(folder.parents[1].glob('tiny-*/*/checkpoint')): time.sleep(0.02)"
+    f"kind == 'LeaseWanted' and {FIRST}",
+    "while not list(folder.parents[1].glob('tiny-*/*/checkpoint')): time.sleep(0.02)",
 )
-DIES_ONCE = before("kind == 'LeaseReleased' and folder.name == 'attempt-001'", "os.kill(os.getpid(), 9)")
+STAYS = after(
+    "(kind, phase) == ('PhaseStarted', 'train')",
+    f"while not list(folder.parents[1].glob('majority-*/*/{grant_file(1)}')): time.sleep(0.02)",
+)
+DIES_ONCE = before(f"kind == 'LeaseReleased' and {FIRST}", "os.kill(os.getpid(), 9)")
 
 
 @linux
 def test_the_others_go_on_when_a_holder_of_the_lease_is_killed(lab: Lab) -> None:
-    holder, other = lab.majority(1), slow(lab, TrainingSpec(epochs=60, batch_size=8, accumulation=1, patience=1000))
-    finished = lab.play([holder, other], {"s1": WAITS + DIES_ONCE})
+    holder, other = lab.majority(1), slow(lab, TrainingSpec(epochs=2, batch_size=8, accumulation=1))
+    finished = lab.play([holder, other], {"majority": WAITS + DIES_ONCE, "tiny": STAYS})
     assert (finished.outcome, finished.done) == ("finished", 2)
     [retried] = lab.of(CellRetried)
     assert (retried.cell, retried.kind) == (holder.cell, "killed")
@@ -286,12 +295,13 @@ def training(site: Site) -> bool:
 
 @linux
 def test_an_engine_killed_while_cells_are_frozen_leaves_none_of_them(site: Site) -> None:
-    site.world.write("suite.yaml", suite(["majority", TINY], [1], epochs=60))
+    site.world.write("suite.yaml", suite(["majority", TINY], [1], epochs=2))
     holds = WAITS + before("kind == 'LeaseReleased'", HANG)
-    path = write_site(site.world.folder / "site", {"majority": holds})
-    site.world.moodbench(*command(site, "--jobs", "2", "--detach"), PYTHONPATH=path)
-    wait_until(lambda: any(process.status() == psutil.STATUS_STOPPED for process in site.cells()))
-    assert {process.status() for process in site.cells()} >= {psutil.STATUS_STOPPED}
+    path = write_site(site.world.folder / "site", {"majority": holds, "tiny": STAYS})
+    started = site.world.moodbench(*command(site, "--jobs", "2", "--detach"), PYTHONPATH=path)
+    assert started.code == 0, started.err
+    wait_until(lambda: site.events("lease_granted"))
+    assert psutil.STATUS_STOPPED in {process.status() for process in site.cells()}
     site.kill_engine()
     site.everything_is_gone()
     assert not site.finished()
@@ -317,15 +327,21 @@ def test_of_engines_started_together_one_works(site: Site) -> None:
 
 
 def test_a_second_engine_is_refused_and_the_first_is_not_disturbed(site: Site) -> None:
-    site.world.write("suite.yaml", suite(["majority", TINY], [1], epochs=30))
-    assert site.world.moodbench(*command(site, "--detach")).code == 0
-    wait_until(lambda: training(site))
+    site.world.write("suite.yaml", suite(["majority", TINY], [1], epochs=2))
+    enough = site.world.folder / "enough"
+    waits = after(
+        "(kind, phase) == ('PhaseStarted', 'train')", f"while not Path({str(enough)!r}).exists(): time.sleep(0.1)"
+    )
+    path = write_site(site.world.folder / "site", {"tiny": waits})
+    assert site.world.moodbench(*command(site, "--detach"), PYTHONPATH=path).code == 0
+    wait_until(lambda: "train" in site.phases().values())
     for words in (command(site), command(site, "--detach"), ("resume", site.run), ("resume", site.run, "--detach")):
         refused = site.world.moodbench(*words)
         assert (refused.code, refused.out) == (2, ""), refused.err
         assert len(refused.err.strip().splitlines()) == 2, refused.err
         assert "moodbench attach" in refused.err
     assert is_alive(site.folder)
+    enough.touch()
     wait_until(lambda: not is_alive(site.folder))
     assert site.world.status(site.run)["state"] == "finished"
     assert len(site.world.attempts(site.run)) == len(predictions(site)) == 2
@@ -352,7 +368,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
 
 def fill(path: Path) -> None:
     """Take what is left of the disk."""
-    with path.open("wb", buffering=0) as file:
+    with path.open("ab", buffering=0) as file:
         for size in (2**20, 2**12, 1):
             try:
                 while file.write(b"x" * size) == size:
@@ -368,8 +384,10 @@ def test_a_full_disk_ends_the_run_and_space_lets_it_finish(site: Site) -> None:
         words = command(site, "--jobs", "1", "--no-reuse")
         display = site.world.start(*words)
         wait_until(lambda: len(site.finished()) == 1 and training(site), 120)
-        fill(results / "filler")
-        _, errors = display.communicate(timeout=120)
+        while display.poll() is None:
+            fill(results / "filler")  # also what a failing cell has given back
+            time.sleep(0.02)
+        _, errors = display.communicate()
         assert display.returncode == 3, errors
         assert "is full" in errors
         assert "Traceback" not in errors
