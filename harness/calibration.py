@@ -36,6 +36,7 @@ from runner.contract import (
 )
 
 CELL_WINDOWS = EvaluationSpec().windows
+LEAST_WINDOWS = 2 * CELL_WINDOWS  # two cells' worth
 ENOUGH_WINDOWS = 4 * CELL_WINDOWS
 THREADS = 1
 QUANTILE = 95  # per cent of the pairs
@@ -72,6 +73,14 @@ async def calibrate(executor: Executor, windows: int) -> Calibration:
     with scratch() as folder:
         info = await Jobs(executor, folder).device_info()
         timed = await _time(executor, folder, windows)
+    clean = len(sampled(timed))
+    if clean < LEAST_WINDOWS:
+        reasons = {reason for window in timed.windows for reason in window.reasons}
+        raise SetupError(
+            f"only {clean} of {windows} windows were undisturbed, and {LEAST_WINDOWS} are needed "
+            f"({'; '.join(sorted(reasons)[:3])})",
+            "end other programs and calibrate again; nothing was kept",
+        )
     figures, floor = measured_and_floor(timed)
     found = Calibration(
         hostname_hash=host_hash(),
@@ -141,7 +150,8 @@ def sampled(timed: Timing) -> list[Sampled]:
     for window in timed.windows:
         if window.counted:
             end = start + window.requests
-            found.append(Sampled(timed.latency.samples_ms[start:end], window.throughput))
+            if not window.contaminated:
+                found.append(Sampled(timed.latency.samples_ms[start:end], window.throughput))
             start = end
     return found
 
@@ -157,11 +167,12 @@ def measured_and_floor(timed: Timing) -> tuple[Figures, Figures]:
 
 
 def figures(windows: Sequence[Sampled]) -> Figures:
-    """What a cell of these windows would report: percentiles of all its requests, throughput at the best batch size."""
+    """What a cell of these windows would report: the mean of their medians, the p99 of all their requests, throughput at
+    the best batch size."""
     import numpy as np
 
-    samples = np.concatenate([np.asarray(window.samples_ms) for window in windows])
-    p50, p99 = np.percentile(samples, (50, 99))
+    p50 = np.mean([np.median(window.samples_ms) for window in windows])
+    p99 = np.percentile(np.concatenate([np.asarray(window.samples_ms) for window in windows]), 99)
     by_size = zip(*(window.throughput for window in windows), strict=True)
     best = max(sum(part.samples for part in parts) / sum(part.seconds for part in parts) for parts in by_size)
     return Figures(float(p50), float(p99), best)
@@ -199,7 +210,8 @@ def noise_floor(pairs: Sequence[tuple[Figures, Figures]]) -> Figures:
 def criticisms(found: Calibration) -> list[str]:
     """Sentences for the user: why these figures may be worse than they look."""
     counted = [window for window in found.windows if window.counted]
-    return [*_disturbances(counted), *_too_few(counted), *_drift(found, counted), *_large(found)]
+    clean = [window for window in counted if not window.contaminated]
+    return [*_disturbances(counted), *_too_few(clean), *_drift(found, clean), *_large(found)]
 
 
 def _disturbances(counted: Sequence[Window]) -> Iterator[str]:
@@ -207,8 +219,8 @@ def _disturbances(counted: Sequence[Window]) -> Iterator[str]:
     if disturbed:
         worst = max(disturbed, key=lambda window: window.cpu_share_foreign or 0.0)
         yield (
-            f"{len(disturbed)} of {len(counted)} windows never were undisturbed ({'; '.join(worst.reasons)}): "
-            "end other programs and calibrate again"
+            f"{len(disturbed)} of {len(counted)} windows never were undisturbed ({'; '.join(worst.reasons)}) and are left "
+            "out: better end other programs and calibrate again"
         )
     if all(window.contaminated is None for window in counted):
         yield "nothing here could tell whether other work disturbed the windows: make sure that none ran"

@@ -235,6 +235,7 @@ class Engine:
         if isinstance(outcome, Result):
             self._counts["done"] += 1
             del self._work[cell]
+            attempt.drop_checkpoint()  # a cell that was killed after its result may have left it
             self._tell(CellFinished(cell=cell, summary=outcome.summary, seconds=time.monotonic() - started))
         elif not self._tried_again(work, spec, attempt, outcome):
             self._failed(cell, outcome, log=str(attempt.log), blameless=broken is not None and _is_blameless(outcome))

@@ -204,7 +204,7 @@ def _reduced_batch(entry: Entry, _figures: Mapping[str, Figure]) -> bool:
         and name in record.result.effective
         and record.result.effective[name].value != record.result.requested[name]
         for record in entry.records
-        for name in ("batch_size", "evaluation_batch_size")
+        for name in ("batch_size", "accumulation", "evaluation_batch_size", "throughput_batch_size")
     )
 
 

@@ -302,7 +302,7 @@ def _figure(name: str, group: _Group, index: int, resampled: Interval) -> Figure
     if name in PROBABILITY_METRICS:
         interval = "no interval: taken from the results, where test examples cannot be resampled"
     elif name in SPEED_METRICS and (found := group.measured[name][index]):
-        interval = interval_of(found, value, resampled, _CONFIDENCE)
+        interval = interval_of(found, value, _CONFIDENCE)
     shared = group.levels[name][index]
     common = None if np.isnan(shared) else float(shared)
     if isinstance(interval, str):

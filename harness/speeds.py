@@ -52,13 +52,12 @@ def measured(name: str, entry: Entry) -> Measured | None:
     return Measured(np.array([figure for figure, _ in found]), windows)
 
 
-def interval_of(found: Measured, value: float, resampled: Interval, confidence: float) -> Interval | str:
+def interval_of(found: Measured, value: float, confidence: float) -> Interval | str:
     """The interval of a mean `value`, or why there is none: from its windows, where they are known of every seed, else
-    `resampled`, from seeds alone."""
-    if found.in_windows and not np.isnan(half := half_width(found.windows, confidence)):
+    from the seeds alone."""
+    half = half_width(found.windows if found.in_windows else found.figures[:, None], confidence)
+    if not np.isnan(half):
         return Interval(np.maximum(value - half, 0.0), value + half)
-    if len(found.figures) > 1:
-        return resampled
     if found.in_windows:
         return "no interval: measured with one seed, in one window"
     return "no interval: measured with one seed"

@@ -22,6 +22,7 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 import time
@@ -135,6 +136,11 @@ class AttemptPaths:
             if self.failure.is_dir():
                 self.put_aside(self.failure)
             write_atomic(self.failure, encode(failure))
+
+    def drop_checkpoint(self) -> None:
+        """Of a finished attempt. Whatever lies there, nothing else is removed."""
+        if os.path.lexists(self.checkpoint):
+            shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     def put_aside(self, path: Path) -> None:
         """Keep what lies there, if anything, under a name that means nothing. Raises OSError."""

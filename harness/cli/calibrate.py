@@ -17,9 +17,9 @@ EPILOG = """\b
 One small model is timed again and again; what differs between its windows is this machine's doing. Later runs show
 speeds that differ by less as equal. It takes about two seconds a window; keep the machine idle meanwhile.
 
-Exit codes: 0 calibrated; 2 usage; 3 environment; 130 interrupted.
+Exit codes: 0 calibrated; 2 usage; 3 environment, or the machine was busy; 130 interrupted.
 """
-LEAST_WINDOWS = 4  # fewer make no two halves that differ within
+LEAST_WINDOWS = 10  # two cells' worth, as harness.calibration asks for
 # Floor -> (what it is called in a sentence, its metric, the field of what was measured).
 FIGURES = {
     "latency_p50": ("median latency", "latency_median_ms", "latency_p50_ms"),
@@ -76,7 +76,7 @@ def _print(found: Calibration) -> None:
         meaning = f"differences of {words} below {share} are noise on this machine"
         rows.append((METRICS[metric].title, format_value(metric, getattr(found, measured), unit=True), share, meaning))
     print_table(("Figure", "Measured", "Noise floor", "Meaning"), rows, right=("Measured", "Noise floor"))
-    counted = sum(window.counted for window in found.windows)
+    counted = sum(window.counted and not window.contaminated for window in found.windows)
     click.echo(
         f"{counted} windows, {found.executor}, {found.threads} thread, {clean(found.cpu_model or 'unknown CPU')}; "
         f"kept in {calibration_file(found.executor, found.threads)}"

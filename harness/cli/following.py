@@ -150,7 +150,7 @@ class Following:
 
 
 def ask(run: str, *, at_end: Wish) -> Wish:
-    """What Ctrl-C means; a second one means to stop, the end of input `at_end`."""
+    """What Ctrl-C means; a second one, and the end of input, mean `at_end`: nobody's run is stopped by haste."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         while True:
@@ -162,9 +162,7 @@ def ask(run: str, *, at_end: Wish) -> Wish:
                 return "leave"
             if answer.strip().lower() in ("s", "stop"):
                 return "stop"
-    except KeyboardInterrupt:
-        return "stop"
-    except OSError:  # the terminal is gone
+    except (KeyboardInterrupt, OSError):  # the terminal is gone
         return at_end
     finally:
         signal.signal(signal.SIGINT, before)

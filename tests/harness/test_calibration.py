@@ -103,7 +103,7 @@ def test_figures_are_those_that_a_cell_reports() -> None:
         Sampled([*[3.0] * 90, *[50.0] * 10], window(2, 3.0).throughput),
     ]
     got = figures(windows)
-    assert (got.latency_p50, got.latency_p99) == (1.0, 50.0)
+    assert (got.latency_p50, got.latency_p99) == (2.0, 50.0)  # each window weighs the same
     assert got.throughput == pytest.approx(400 / (0.2 * (1 / 3 + 1)))  # all texts over all seconds, at a batch of 8
 
 
@@ -327,12 +327,26 @@ def test_the_command_prints_floors_with_units_and_what_they_mean(
 
 
 def test_the_command_prints_json_and_its_doubts_apart(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
-    runner.timed = timing_of(*(window(n, 2.0) for n in range(1, 9)))
-    assert main(["calibrate", "--executor", "native", "--windows", "8", "--json"]) == 0
+    runner.timed = timing_of(*(window(n, 2.0) for n in range(1, 13)))
+    assert main(["calibrate", "--executor", "native", "--windows", "12", "--json"]) == 0
     printed = capsys.readouterr()
     assert msgspec.json.decode(printed.out, type=Calibration) == calibration_for("native", 1)
     assert json.loads(printed.out)["latency_p50"] == 0.0
-    assert "note: 8 windows are few" in printed.err
+    assert "note: 12 windows are few" in printed.err
+
+
+def test_a_machine_that_was_busy_is_not_calibrated(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    busy = {"contaminated": True, "reasons": ("70 % went elsewhere",)}
+    runner.timed = timing_of(*(window(n, 2.0, **({} if n < 10 else busy)) for n in range(1, 21)))
+    assert main(["calibrate", "--executor", "native"]) == 3
+    assert "only 9 of 20 windows were undisturbed" in capsys.readouterr().err
+    assert calibration_for("native", 1) is None
+
+
+def test_disturbed_windows_are_left_out() -> None:
+    busy = window(3, 500.0, contaminated=True)
+    assert len(sampled(timing_of(window(1, 1.0), window(2, 2.0), busy, window(4, 4.0)))) == 3
+    assert [one.samples_ms[0] for one in sampled(timing_of(window(1, 1.0), busy, window(4, 4.0)))] == [1.0, 4.0]
 
 
 def test_too_few_windows_are_refused(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,8 +82,6 @@ def test_values_are_means_over_seeds_inside_their_intervals() -> None:
         assert figure.value == pytest.approx(mean)
         assert figure.low is not None and figure.high is not None
         assert figure.low < mean < figure.high
-    assert row.metrics["latency_median_ms"].low == 4.0
-    assert row.metrics["latency_median_ms"].high == 9.0
 
 
 def test_identical_models_tie_in_value_interval_and_rank() -> None:

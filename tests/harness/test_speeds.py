@@ -44,8 +44,17 @@ def test_with_several_seeds_their_spread_gives_the_interval() -> None:
     seeds = [cell("a", seed=s, ms=ms, windows=five_windows(ms)) for s, ms in ((1, 4.0), (2, 5.0), (3, 6.0))]
     half = 4.30265 / math.sqrt(3)
     assert figure_of("latency_median_ms", *seeds) == pytest.approx((5.0, 5 - half, 5 + half), rel=1e-4)
-    seeds[0] = cell("a", seed=1, ms=4.0)  # without windows of every seed: resampled
-    assert figure_of("latency_median_ms", *seeds) == pytest.approx((5.0, 4.0, 6.0), abs=0.2)
+    seeds[0] = cell("a", seed=1, ms=4.0)  # without windows of every seed, the figures of the seeds give it
+    assert figure_of("latency_median_ms", *seeds) == pytest.approx((5.0, 5 - half, 5 + half), rel=1e-4)
+
+
+def test_a_figure_without_windows_gets_its_interval_from_the_seeds() -> None:
+    seeds = [
+        cell("a", seed=s, summary=Summary(model_name="a", memory_allocated_mb=mb))
+        for s, mb in ((1, 400.0), (2, 500.0), (3, 600.0))
+    ]
+    half = 4.30265 * 100 / math.sqrt(3)
+    assert figure_of("memory_allocated_mb", *seeds) == pytest.approx((500.0, 500 - half, 500 + half), rel=1e-4)
 
 
 def test_an_interval_of_speed_is_never_negative() -> None:
