@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO
 
 from harness.errors import InputError, SetupError
@@ -14,6 +15,7 @@ from harness.scratch import LOCK
 from harness.store import RunFolder, storage_problem
 
 LEAST_FREE_MB = 50
+TRIES, TRY_AGAIN_S = 5, 0.05
 
 
 @contextmanager
@@ -21,12 +23,16 @@ def only_one(folder: RunFolder) -> Iterator[None]:
     """Hold the run folder: two processes that fill one run would do its cells twice. The lock's file names the holder.
     Raises InputError. A folder that did not become a run is removed again."""
     path = folder.folder / LOCK
-    with path.open("a+") as lock:
-        if not _locked(lock):
-            raise InputError(
-                f"another moodbench is filling the run '{folder.folder.name}'",
-                "watch it with `moodbench attach`, end it with `moodbench stop`, or give another --run name",
-            )
+    try:
+        taken = _take(path)
+    except FileNotFoundError:
+        raise InputError(f"the folder of the run '{folder.folder.name}' is gone", "give the command again") from None
+    if taken is None:
+        raise InputError(
+            f"another moodbench is filling the run '{folder.folder.name}'",
+            "watch it with `moodbench attach`, end it with `moodbench stop`, or give another --run name",
+        )
+    with taken as lock:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -39,17 +45,18 @@ def only_one(folder: RunFolder) -> Iterator[None]:
                     folder.folder.rmdir()
 
 
-def _locked(lock: IO[str]) -> bool:
-    """Take the lock, unless another process keeps it; one that only looks whether it is held (`moodbench clean`, the
-    start of another run) has it for a moment."""
-    for _ in range(5):
-        try:
+def _take(path: Path) -> IO[str] | None:
+    """The lock, unless another process keeps it; one that only looks whether it is held (`moodbench clean`, the start
+    of another run) has it for a moment. Each try opens it again: its last holder may have removed it."""
+    for _ in range(TRIES):
+        lock = path.open("a+")
+        with suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.05)
-        else:
-            return True
-    return False
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        lock.close()
+        time.sleep(TRY_AGAIN_S)
+    return None
 
 
 def check_writable(folder: RunFolder) -> None:
