@@ -26,13 +26,16 @@ class Clock:
     def enter(self, phase: Phase) -> None:
         self._phase, self._phase_s = phase, 0.0
 
-    def has_run_out(self, *, standing: bool) -> bool:
-        """To be called often, and when `standing` is about to change; True once, when a limit is passed."""
+    def advance(self, *, standing: bool) -> None:
+        """To be called when `standing` is about to change, and before `has_run_out`."""
         now = time.monotonic()
         if not standing:
             self._total_s += now - self._last
             self._phase_s += now - self._last
         self._last = now
+
+    def has_run_out(self) -> bool:
+        """To be called often; True once, when a limit is passed."""
         if self.over is not None:
             return False
         self.over = self._verdict()
@@ -68,7 +71,7 @@ class Running:
         self.clock = Clock(self.spec.limits)
 
     async def freeze(self) -> bool:
-        self.clock.has_run_out(standing=False)
+        self.clock.advance(standing=False)
         since = time.monotonic()
         if not await self.handle.freeze():
             return False
@@ -80,6 +83,6 @@ class Running:
         self._frozen_s += time.monotonic() - self._frozen_since
         with suppress(ContractError):  # it shut its folder: its own figures will be too slow
             self.attempt.tell(FROZEN_FILE, round(self._frozen_s, 4))
-        self.clock.has_run_out(standing=True)
+        self.clock.advance(standing=True)
         self.is_frozen = False
         await self.handle.thaw()

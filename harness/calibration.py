@@ -167,8 +167,8 @@ def measured_and_floor(timed: Timing) -> tuple[Figures, Figures]:
 
 
 def figures(windows: Sequence[Sampled]) -> Figures:
-    """What a cell of these windows would report: the mean of their medians, the p99 of all their requests, throughput at
-    the best batch size."""
+    """What a cell of these windows would report: the mean of their medians, the p99 of all their requests, and the
+    throughput at the best batch size."""
     import numpy as np
 
     p50 = np.mean([np.median(window.samples_ms) for window in windows])
@@ -219,8 +219,8 @@ def _disturbances(counted: Sequence[Window]) -> Iterator[str]:
     if disturbed:
         worst = max(disturbed, key=lambda window: window.cpu_share_foreign or 0.0)
         yield (
-            f"{len(disturbed)} of {len(counted)} windows never were undisturbed ({'; '.join(worst.reasons)}) and are left "
-            "out: better end other programs and calibrate again"
+            f"{len(disturbed)} of {len(counted)} windows never were undisturbed ({'; '.join(worst.reasons)}) and are "
+            "left out: better end other programs and calibrate again"
         )
     if all(window.contaminated is None for window in counted):
         yield "nothing here could tell whether other work disturbed the windows: make sure that none ran"

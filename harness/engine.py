@@ -41,7 +41,9 @@ from runner.contract import (
     Fallback,
     LeaseReleased,
     LeaseWanted,
+    Phase,
     PhaseStarted,
+    Progress,
     Result,
     encode,
     write_atomic,
@@ -54,7 +56,9 @@ OLD_ATTEMPT_S = 15.0  # an attempt whose engine was killed ends itself sooner
 AGAIN_S = 5.0  # a cell that fits nowhere though nothing of ours is in its way is tried again so often
 # What a cell may report when SIGTERM catches it: asked to end, or within code that turns that into an error.
 STOPPED_KINDS: tuple[FailureKind, ...] = ("interrupted", "killed", "code", "no_result")
-BLAMELESS_KINDS: tuple[FailureKind, ...] = ("engine_gone", "image_missing")  # said by the executor: goes on next time
+# Said by the executor, once nothing is tried again: no cell is at fault, and none can go on.
+BLAMELESS_KINDS: tuple[FailureKind, ...] = ("engine_gone", "image_missing")
+SETTLED_PHASES: tuple[Phase, ...] = ("export", "score", "time")
 
 Tell = Callable[[Event], Event]  # keeps an event of the run and gives it back stamped
 
@@ -163,6 +167,8 @@ class Engine:
             await asyncio.gather(windows, *self._stops, return_exceptions=True)
 
     async def _start_what_fits(self) -> None:
+        if self._closed or self._stopping:  # nor is anything asked within a window
+            return
         free_mb = await asyncio.to_thread(self._gpu_memory) if self._packer.waits_for_a_gpu else {}
         while not (self._closed or self._stopping):
             placed = self._packer.place(free_mb)
@@ -218,7 +224,9 @@ class Engine:
         """One attempt, and what follows from its end."""
         spec = _placed(work, slot)
         cell = spec.cell
-        await self._old_attempt_gone(cell)
+        if (in_the_way := await self._old_attempt(cell)) is not None:
+            self._failed(cell, in_the_way, log=None)
+            return
         attempt = self._folder.new_attempt(cell)
         resumes = self._folder.carry(cell, attempt)
         with writing(attempt.spec):
@@ -229,7 +237,7 @@ class Engine:
         try:
             outcome = await self._carry_out(spec, attempt)
         except ExecutorError as error:
-            broken = error
+            broken = error if error.kind in BLAMELESS_KINDS else None  # else it is this cell's trouble alone
             outcome = Failure(cell=cell, kind=error.kind, message=error.message, hint=error.hint, t=time.time())
             write_failure(attempt, outcome)
         if isinstance(outcome, Result):
@@ -238,22 +246,22 @@ class Engine:
             attempt.drop_checkpoint()  # a cell that was killed after its result may have left it
             self._tell(CellFinished(cell=cell, summary=outcome.summary, seconds=time.monotonic() - started))
         elif not self._tried_again(work, spec, attempt, outcome):
-            self._failed(cell, outcome, log=str(attempt.log), blameless=broken is not None and _is_blameless(outcome))
+            self._failed(cell, outcome, log=str(attempt.log), blameless=broken is not None)
             if broken is not None:  # no cell can go on
                 raise broken
 
-    async def _old_attempt_gone(self, cell: str) -> None:
-        """A killed engine's cells end themselves, but not at once; two attempts at a time would both write results."""
+    async def _old_attempt(self, cell: str) -> Failure | None:
+        """Wait until no earlier one runs: a killed engine's cells end themselves, but not at once, and two attempts at
+        a time would both write results. What stands in the way, if one does not end."""
         attempts = self._folder.attempts(cell)
         deadline = time.monotonic() + OLD_ATTEMPT_S
         while attempts and self._folder.still_running(attempts[-1]):
             if time.monotonic() > deadline:
-                raise ExecutorError(
-                    "environment",
-                    f"an earlier attempt of {cell} still runs ({attempts[-1].folder})",
-                    "end its process, then run the same command again",
-                )
+                message = f"an earlier attempt still runs ({attempts[-1].folder})"
+                hint = "end its processes, then run the same command again"
+                return Failure(cell=cell, kind="environment", message=message, hint=hint, t=time.time())
             await asyncio.sleep(TIMED_POLL_S)
+        return None
 
     async def _carry_out(self, spec: CellSpec, attempt: AttemptPaths) -> Result | Failure:
         """Start the attempt and see it to its end."""
@@ -269,7 +277,7 @@ class Engine:
             raise
         finally:
             del self._running[spec.cell]
-            self._lease.release(spec.cell)
+            self._lease.leave(spec.cell)
         if one.refused is not None:
             return refuse(spec.cell, attempt, one.refused, one.phase)
         return conclude(spec.cell, attempt, exited, one.phase)
@@ -284,16 +292,19 @@ class Engine:
             ended = waiter.done()
             for event in self._new_events(tail, one):
                 if isinstance(event, LeaseWanted):
-                    self._lease.want(cell, event.window)
+                    self._lease.want(one.spec, event.window)
                 elif isinstance(event, LeaseReleased):
                     self._lease.release(cell)
                 elif isinstance(event, PhaseStarted):
                     one.phase = event.phase
                     one.clock.enter(event.phase)
+                if isinstance(event, Progress) or (isinstance(event, PhaseStarted) and event.phase in SETTLED_PHASES):
+                    self._packer.settle(cell)
                 self._watch(event)
             if ended and not tail.is_behind:
                 return one.clock.over or waiter.result()
-            if one.clock.has_run_out(standing=one.is_frozen or self._lease.is_waiting(cell)):
+            one.clock.advance(standing=one.is_frozen or self._lease.is_waiting(cell))
+            if one.clock.has_run_out():
                 self._stops.add(asyncio.ensure_future(one.handle.stop(STOP_GRACE_S)))
 
     def _new_events(self, tail: EventTail, one: Running) -> list[Event]:
@@ -381,10 +392,6 @@ class Engine:
 
     def _tell(self, event: Event) -> None:
         self._watch(self._keep(event))
-
-
-def _is_blameless(failure: Failure) -> bool:
-    return failure.kind in BLAMELESS_KINDS
 
 
 def _placed(work: _Work, slot: Slot) -> CellSpec:

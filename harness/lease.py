@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -25,7 +26,7 @@ SPARE_S = 30.0  # ... and what it may last at least
 class LoadWatch(Protocol):
     """What the host can see of other work (harness.load)."""
 
-    async def quiet(self, patience_s: float) -> tuple[str, ...]: ...
+    async def quiet(self, patience_s: float) -> None: ...
     async def begin(self, gpus: tuple[str, ...]) -> None: ...
     async def end(self) -> tuple[str, ...]:
         """Why the window since `begin` was disturbed."""
@@ -40,6 +41,8 @@ class Lease:
         self._tell = tell
         self._refuse = refuse
         self._waiting: dict[str, int] = {}  # cell -> window, in the order they asked
+        self._windows: Counter[str] = Counter()  # asked for by an attempt ...
+        self._too_long: Counter[str] = Counter()  # ... and taken from it
         self._released = asyncio.Event()
         self.holder: str | None = None
         self.wanted = asyncio.Event()
@@ -47,17 +50,26 @@ class Lease:
     def is_waiting(self, cell: str) -> bool:
         return cell in self._waiting
 
-    def want(self, cell: str, window: int) -> None:
-        self._waiting[cell] = window
+    def want(self, spec: CellSpec, window: int) -> None:
+        """One that asks more often than its settings need is refused: others would never go on."""
+        self._windows[spec.cell] += 1
+        if self._windows[spec.cell] > spec.evaluation.windows * (1 + spec.evaluation.repeats):
+            self._refuse(spec.cell, "it asked for more windows of timing than its settings need")
+            return
+        self._waiting[spec.cell] = window
         self.wanted.set()
 
     def release(self, cell: str) -> None:
-        """Also when the cell ends, however it ends."""
         self._waiting.pop(cell, None)
         if self.holder == cell:
             self._released.set()
         if not self._waiting:
             self.wanted.clear()
+
+    def leave(self, cell: str) -> None:
+        """When an attempt ends, however it ends."""
+        self.release(cell)
+        del self._windows[cell], self._too_long[cell]
 
     async def turn(self, running: Mapping[str, Running]) -> None:
         """One window of the cell that has waited longest; no cell may start meanwhile. Raises SetupError."""
@@ -66,7 +78,7 @@ class Lease:
             return
         self.holder = cell
         self._released.clear()
-        others = [one for name, one in running.items() if name not in self._waiting]
+        others = [one for name, one in running.items() if name != cell]  # whatever they say that they do
         frozen: list[Running] = []
         reasons: list[str] = []
         try:
@@ -96,6 +108,9 @@ class Lease:
                 await self._released.wait()
         except TimeoutError:
             reasons.append(f"the window lasted longer than {limit_s:.0f} s, and other cells ran again")
+            self._too_long[cell] += 1
+            if self._too_long[cell] > 1:
+                self._refuse(cell, "it kept the lease for too long, again and again")
         reasons += await self._load.end()
         holder.attempt.tell(verdict_file(number), Verdict(reasons=tuple(reasons)))
         seconds = time.monotonic() - granted

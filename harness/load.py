@@ -96,17 +96,16 @@ class LoadWatch:
         self._gpus: tuple[str, ...] = ()
         self._before = Reading()
 
-    async def quiet(self, patience_s: float) -> tuple[str, ...]:
-        """Wait until the machine has come to rest, for so long at most; why it has not."""
+    async def quiet(self, patience_s: float) -> None:
+        """Wait until the machine has come to rest, for so long at most. Whether the window is quiet is then the
+        holder's to say, who knows what is its own."""
         deadline = time.monotonic() + patience_s
-        first = last = self._machine.cpu_time()
+        last = self._machine.cpu_time()
         while True:
             await asyncio.sleep(SAMPLE_S)
             now = self._machine.cpu_time()
-            if busy_share(last, now) < QUIET_SHARE:
-                return ()
-            if time.monotonic() >= deadline:
-                return (f"the machine was busy with something else ({busy_share(first, now):.0%} of its processors)",)
+            if busy_share(last, now) < QUIET_SHARE or time.monotonic() >= deadline:
+                return
             last = now
 
     async def begin(self, gpus: tuple[str, ...]) -> None:

@@ -46,6 +46,10 @@ class _Waiting:
     needs: Estimate = field(compare=False)
     passed_over: int = field(default=0, compare=False)
 
+    @property
+    def is_starved(self) -> bool:
+        return self.passed_over >= PASSED_OVER
+
 
 class Packer:
     """Takes cells and hands out places. `jobs`: at a time on the CPU; None: one for each core, as many as memory takes.
@@ -65,6 +69,7 @@ class Packer:
         self._gpu_jobs = jobs
         self._queues: dict[Device, list[_Waiting]] = {"cuda": [], "mps": [], "cpu": []}
         self._placed: dict[str, tuple[Device, Slot]] = {}
+        self._settled: set[str] = set()
         self._added = 0
 
     def __len__(self) -> int:
@@ -79,51 +84,51 @@ class Packer:
         self._added += 1
         insort(self._queues[device], _Waiting((-needs.seconds, self._added), cell, needs))
 
-    def remove(self, cell: str) -> bool:
-        """Of those that wait; whether it did."""
-        for queue in self._queues.values():
-            for position, waiting in enumerate(queue):
-                if waiting.cell == cell:
-                    del queue[position]
-                    return True
-        return False
-
     def clear(self) -> None:
         for queue in self._queues.values():
             queue.clear()
 
     def place(self, free_mb: FreeMemory) -> Placed | None:
-        """The next cell that can start now, its slot taken; None where none can."""
+        """The next cell that can start now, its slot taken; None where none can. Cells that memory alone keeps waiting
+        may be overtaken, by those of any queue, but not for ever."""
+        fitting: list[tuple[Device, _Waiting, Slot]] = []  # the first of each queue
+        short: list[_Waiting] = []  # of memory
         for device, queue in self._queues.items():
-            for position, waiting in enumerate(queue[:LOOKED_AT]):
+            for waiting in queue[:LOOKED_AT]:
                 slot = self._slot(device, waiting.needs, free_mb)
-                if slot is not None:
-                    del queue[position]
-                    for longer in queue[:position]:
-                        longer.passed_over += 1
-                    self._take(waiting.cell, device, slot)
-                    return Placed(waiting.cell, slot)
-                if waiting.passed_over >= PASSED_OVER:
+                if slot is None:
+                    continue
+                if self._has_memory(slot.memory_mb):
+                    fitting.append((device, waiting, slot))
                     break
-        return None
+                short.append(waiting)
+        if not fitting or any(waiting.is_starved for waiting in short):
+            return None
+        device, chosen, slot = max(fitting, key=lambda one: one[1].is_starved)
+        self._queues[device].remove(chosen)
+        for waiting in short:
+            waiting.passed_over += 1
+        self._placed[chosen.cell] = (device, slot)
+        if device == "cpu":
+            self._groups.remove(slot.cores)
+        return Placed(chosen.cell, slot)
+
+    def settle(self, cell: str) -> None:
+        """It has taken the memory that it needs: from now on the driver counts it."""
+        self._settled.add(cell)
 
     def release(self, cell: str) -> None:
         device, slot = self._placed.pop(cell)
+        self._settled.discard(cell)
         if device == "cpu":
             self._groups.append(slot.cores)
             self._groups.sort(reverse=True)
 
-    def _take(self, cell: str, device: Device, slot: Slot) -> None:
-        self._placed[cell] = (device, slot)
-        if device == "cpu":
-            self._groups.remove(slot.cores)
-
     def _slot(self, device: Device, needs: Estimate, free_mb: FreeMemory) -> Slot | None:
-        if (device == "cpu" and not self._groups) or not self._has_memory(needs.memory_mb):
-            return None
+        """Without regard to the machine's memory."""
         if device == "cpu":
-            return Slot(self.threads, self._groups[-1], needs.memory_mb)
-        running = [slot for kind, slot in self._placed.values() if kind == device]
+            return Slot(self.threads, self._groups[-1], needs.memory_mb) if self._groups else None
+        running = {cell: slot for cell, (kind, slot) in self._placed.items() if kind == device}
         if self._gpu_jobs is not None and len(running) >= self._gpu_jobs:
             return None
         if device == "mps":
@@ -136,23 +141,22 @@ class Packer:
         taken = sum(slot.memory_mb for _, slot in self._placed.values())
         return self._memory_mb is None or not self._placed or taken + wanted_mb <= self._memory_mb
 
-    def _gpu_for(self, needs: Estimate, running: list[Slot], free_mb: FreeMemory) -> str | None:
-        """The GPU with the most room, if the cell fits there by plan and by what the driver says is free. Where
-        nothing is known of a GPU's memory it takes one cell."""
+    def _gpu_for(self, needs: Estimate, running: Mapping[str, Slot], free_mb: FreeMemory) -> str | None:
+        """The GPU with the most room, if the cell fits there by plan and by what the driver says is free, of which
+        those that have just been placed will take theirs yet. Where nothing is known of a GPU's memory it takes one
+        cell."""
         best: tuple[int, str] | None = None
         for gpu, total_mb in self._gpus.items():
-            there = [slot for slot in running if slot.gpu == gpu]
+            there = {cell: slot.device_mb for cell, slot in running.items() if slot.gpu == gpu}
             if total_mb is None or not needs.device_mb:
                 if not there:
                     return gpu
                 continue
-            room = total_mb - sum(slot.device_mb for slot in there)
-            if there and room < needs.device_mb * GPU_SPARE:
-                continue
-            free = free_mb.get(gpu)
-            if free is not None and free < needs.device_mb * GPU_SPARE:
-                continue
-            if best is None or room > best[0]:
+            room = total_mb - sum(there.values())
+            if gpu in free_mb:
+                room = min(room, free_mb[gpu] - sum(mb for cell, mb in there.items() if cell not in self._settled))
+            alone = not there and gpu not in free_mb
+            if (alone or room >= needs.device_mb * GPU_SPARE) and (best is None or room > best[0]):
                 best = (room, gpu)
         return best[1] if best else None
 

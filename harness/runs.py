@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from harness.calibration import calibration_for
 from harness.engine import Engine
@@ -13,10 +15,11 @@ from harness.gpus import free_mb
 from harness.journal import tail_journal
 from harness.leaderboard import standing_of, write_leaderboard
 from harness.load import LoadWatch
+from harness.plan import Plan, without
 from harness.prepare import Prepared, prepare, set_aside
 from harness.request import Control, RunRequest
 from harness.resolve import plan_of
-from harness.reuse import reuse
+from harness.reuse import Reusable, reuse
 from harness.run_lock import check_writable
 from harness.scratch import sweep
 from harness.state import CellFailed, CellFinished, CellRetried, Notice, RunFinished, RunStarted
@@ -35,30 +38,58 @@ async def execute(request: RunRequest, folder: RunFolder, tell: Tell, control: C
         tell(Notice(message=message))
 
     check_writable(folder)
-    sweep()
     options = request.options
     executors = await control.preparing(choose_executor(options.executor, options.device, folder))
     try:
         note(f"executor: {executors.cells.name} ({executors.reason})")
         prepared = await control.preparing(prepare(request, executors, folder.folder.parent, note))
-        if prepared.plan.disk_problem and not options.overcommit:
-            raise SetupError(prepared.plan.disk_problem, "free some space, choose another --results, or --overcommit")
-        return await _carry_out(request, prepared, executors, folder, tell, control)
+        ready = await control.preparing(asyncio.to_thread(_make_ready, request, prepared, executors, folder))
+        for message in ready.notes:
+            note(message)
+        return await _carry_out(request, prepared, ready, executors, folder, tell, control)
     finally:
         await executors.close()
 
 
-async def _carry_out(
-    request: RunRequest, prepared: Prepared, executors: Executors, folder: RunFolder, tell: Tell, control: Control
-) -> RunFinished:
-    plan, packer = prepared.plan, prepared.packer
+@dataclass(frozen=True)
+class _Ready:
+    """What is in the run folder when the engine starts: the plan of what is left, and what is finished."""
+
+    plan: Plan
+    known: Mapping[str, FinishedCell]
+    fallbacks: Mapping[str, Fallback]
+    notes: tuple[str, ...]
+
+
+def _make_ready(request: RunRequest, prepared: Prepared, executors: Executors, folder: RunFolder) -> _Ready:
+    """Reads and writes many files, so that it is done in a thread. Raises InputError, SetupError."""
+    sweep()
+    cells = [entry.spec for entry in prepared.plan.cells]
+    known = folder.finished(spec.cell for spec in cells)
+    plan = without(prepared.plan, known, prepared.packer)
+    if plan.disk_problem and not request.options.overcommit:
+        raise SetupError(plan.disk_problem, "free some space, choose another --results, or --overcommit")
     missing = [failure for _, failure in prepared.unavailable]
     for suite in request.suites:
-        folder.extend(folder.folder.name, dict(as_mapping(suite)), [entry.spec for entry in plan.cells], missing)
+        folder.extend(folder.folder.name, dict(as_mapping(suite)), cells, missing)
     _keep_calibration(prepared, executors, folder)
-    known = folder.finished(entry.spec.cell for entry in plan.started)
-    if request.options.reuse:
-        known |= _taken_over(prepared, folder, known, tell)
+    taken = _take_over(prepared, plan, folder) if request.options.reuse else []
+    known |= folder.finished(one.entry.cell for one in taken)
+    plan = without(plan, known, prepared.packer)
+    return _Ready(plan, known, left_fallbacks(folder), tuple(_words(taken)))
+
+
+async def _carry_out(
+    request: RunRequest,
+    prepared: Prepared,
+    ready: _Ready,
+    executors: Executors,
+    folder: RunFolder,
+    tell: Tell,
+    control: Control,
+) -> RunFinished:
+    plan, packer = ready.plan, prepared.packer
+    missing = [failure for _, failure in prepared.unavailable]
     engine = Engine(folder, executors.cells, packer, LoadWatch(), tell=tell, gpu_memory=free_mb)
     planned = [plan_of(entry.spec) for entry in plan.cells] + [cell for cell, _ in prepared.unavailable]
     running = engine.run(
@@ -69,15 +100,15 @@ async def _carry_out(
             jobs=packer.jobs,
             cells=tuple(planned),
         ),
-        [entry.spec for entry in plan.started],
+        [entry.spec for entry in plan.cells if entry.verdict != "refused"],
         estimates=set_aside(plan),
-        fallbacks=left_fallbacks(folder),
+        fallbacks=ready.fallbacks,
         unavailable=[failure for entry in plan.refused if (failure := entry.failure)] + missing,
-        known=known,
+        known=ready.known,
     )
     try:
         await control.running(running, lambda now: engine.stop(now=now))
-        write_leaderboard(folder, standing_of(folder))
+        await asyncio.to_thread(lambda: write_leaderboard(folder, standing_of(folder)))
     except MoodBenchError as error:
         return engine.finished(error)
     except OSError as error:
@@ -93,24 +124,20 @@ def _keep_calibration(prepared: Prepared, executors: Executors, folder: RunFolde
             write_atomic(folder.calibration, encode(found))
 
 
-def _taken_over(
-    prepared: Prepared, folder: RunFolder, known: Mapping[str, FinishedCell], tell: Tell
-) -> dict[str, FinishedCell]:
-    """What other runs have of the cells that are not finished here: those that are now."""
+def _take_over(prepared: Prepared, plan: Plan, folder: RunFolder) -> list[Reusable]:
+    """What other runs have of the cells that are left to do here."""
     cpu, gpu = prepared.info.cpu_model, next(iter(prepared.info.gpus), None)
-    taken = reuse(
-        [entry.spec for entry in prepared.plan.started if entry.spec.cell not in known],
-        folder.folder.parent,
-        folder,
-        lambda spec: planned_speed_key(spec, cpu, gpu),
-    )
+    wanted = [entry.spec for entry in plan.started]
+    return reuse(wanted, folder.folder.parent, folder, lambda spec: planned_speed_key(spec, cpu, gpu))
+
+
+def _words(taken: Sequence[Reusable]) -> Iterator[str]:
     for run in sorted({one.run for one in taken}):
         whole = sum(one.run == run and not one.speed_differs for one in taken)
         again = sum(one.run == run and one.speed_differs for one in taken)
         words = [f"{whole} finished cells"] * bool(whole)
         words += [f"{again} whose speed is measured again here"] * bool(again)
-        tell(Notice(message=f"taken over from run '{run}': {' and '.join(words)} (--no-reuse does all of them again)"))
-    return folder.finished(one.entry.cell for one in taken)
+        yield f"taken over from run '{run}': {' and '.join(words)} (--no-reuse does all of them again)"
 
 
 def left_fallbacks(folder: RunFolder) -> dict[str, Fallback]:

@@ -9,6 +9,7 @@ group that stands still. Should that not do, or should the child have forked, th
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import signal
@@ -18,15 +19,15 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from functools import cached_property
 
-from harness.errors import SetupError
+from harness.errors import ExecutorError, SetupError
 from harness.executors import Answer, Capacity, Exit, Handle, Question
 from harness.executors.logs import LogWriter
 from harness.executors.machine import MACHINE_OUT_OF_MEMORY, memory_mb, oom_kills, own_cores
 from harness.gpus import list_gpus
 from harness.guard import Guard, Ward
 from harness.processes import MARK, Member, end_processes, members, signal_group
-from harness.store import AttemptPaths
-from runner.contract import CellSpec, ExecutorName, Failure
+from harness.store import AttemptPaths, writing
+from runner.contract import CellSpec, ExecutorName, Failure, FailureKind
 
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|KAGGLE_", re.IGNORECASE)
 
@@ -74,9 +75,10 @@ class NativeExecutor:
         command = runner_command("run", str(attempt.spec), "--out", str(attempt.folder))
         mark = str(attempt.folder.absolute())
         with ExitStack() as failed, ExitStack() as started:
-            try:
+            with writing(attempt.log):
                 log = LogWriter(attempt.log)
-                failed.callback(log.close)
+            failed.callback(log.close)
+            try:
                 output, printed = os.pipe()  # not asyncio's: waiting for the process would wait for whoever holds it
                 failed.callback(os.close, output)
                 started.callback(os.close, printed)
@@ -125,7 +127,9 @@ def _placement(spec: CellSpec) -> dict[str, str]:
 
 
 def _cannot_start(error: OSError) -> SetupError:
-    return SetupError(f"cannot start a process: {error}", "check free memory, disk and process limits")
+    """For want of processes or memory, which may be there a moment later; or of something that has to be set right."""
+    kind: FailureKind = "killed" if error.errno in (errno.EAGAIN, errno.ENOMEM) else "environment"
+    return ExecutorError(kind, f"cannot start a process: {error}", "check free memory, disk and process limits")
 
 
 class NativeHandle:

@@ -33,29 +33,34 @@ def now(monkeypatch: pytest.MonkeyPatch) -> Now:
     return clock
 
 
+def ran_out(clock: Clock, *, standing: bool = False) -> bool:
+    clock.advance(standing=standing)
+    return clock.has_run_out()
+
+
 def test_the_whole_and_each_phase_have_limits(now: Now) -> None:
     clock = Clock(Limits(seconds=100, phase_seconds={"train": 50}))
     clock.enter("load")
     now.s += 60
-    assert not clock.has_run_out(standing=False)
+    assert not ran_out(clock, standing=False)
     clock.enter("train")
     now.s += 30
-    assert not clock.has_run_out(standing=False)
+    assert not ran_out(clock, standing=False)
     now.s += 11
-    assert clock.has_run_out(standing=False)
+    assert ran_out(clock, standing=False)
     assert clock.over is not None
     assert (clock.over.cause, "100 s" in clock.over.detail) == ("timeout", True)
-    assert not clock.has_run_out(standing=False), "told once"
+    assert not ran_out(clock, standing=False), "told once"
 
 
 def test_a_phase_has_its_own_time(now: Now) -> None:
     clock = Clock(Limits(phase_seconds={"train": 50}))
     clock.enter("train")
     now.s += 49
-    assert not clock.has_run_out(standing=False)
+    assert not ran_out(clock, standing=False)
     clock.enter("train")  # of the next attempt, say
     now.s += 51
-    assert clock.has_run_out(standing=False)
+    assert ran_out(clock, standing=False)
     assert clock.over is not None
     assert "'train'" in clock.over.detail
 
@@ -63,17 +68,17 @@ def test_a_phase_has_its_own_time(now: Now) -> None:
 def test_standing_still_does_not_count(now: Now) -> None:
     clock = Clock(Limits(seconds=10))
     now.s += 9
-    assert not clock.has_run_out(standing=False)
+    assert not ran_out(clock, standing=False)
     now.s += 1000
-    assert not clock.has_run_out(standing=True)
+    assert not ran_out(clock, standing=True)
     now.s += 2
-    assert clock.has_run_out(standing=False)
+    assert ran_out(clock, standing=False)
 
 
 def test_no_limits_no_end(now: Now) -> None:
     clock = Clock(Limits())
     now.s += 1e9
-    assert not clock.has_run_out(standing=False)
+    assert not ran_out(clock, standing=False)
 
 
 class Still:
@@ -112,10 +117,24 @@ def test_a_cell_is_told_how_long_it_stood_still_before_it_goes_on(tmp_path: Path
 
     asyncio.run(twice())
     assert handle.seen_at_thaw == 7.0
-    assert not one.clock.has_run_out(standing=False), "7 s of 5 s, all of them frozen"
+    assert not ran_out(one.clock), "7 s of 5 s, all of them frozen"
 
 
 def test_what_cannot_be_frozen_is_not_frozen(tmp_path: Path) -> None:
     one = Running(cell(), AttemptPaths(tmp_path, 1), Still(works=False))
     assert not asyncio.run(one.freeze())
     assert not one.is_frozen
+
+
+def test_a_limit_that_is_passed_just_before_it_is_frozen_is_not_lost(tmp_path: Path, now: Now) -> None:
+    handle = Still()
+    handle.folder = tmp_path
+    one = Running(cell(limits=Limits(seconds=5)), AttemptPaths(tmp_path, 1), handle)
+
+    async def freeze_late() -> None:
+        now.s += 6.0
+        await one.freeze()
+        await one.thaw()
+
+    asyncio.run(freeze_late())
+    assert ran_out(one.clock)

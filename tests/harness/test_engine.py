@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import fcntl
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,9 +42,11 @@ from runner.contract import (
     FROZEN_FILE,
     PHASES,
     CellSpec,
+    EvaluationSpec,
     Event,
     Failure,
     FailureKind,
+    LeaseReleased,
     LeaseWanted,
     Limits,
     Phase,
@@ -415,6 +418,59 @@ def test_a_holder_that_hangs_loses_the_lease(folder: RunFolder, monkeypatch: pyt
     assert order == ["b", "a"], "b went on although a never gave it back"
 
 
+async def greedy(attempt: Attempt) -> Exit:
+    for window in range(1, 100):
+        if attempt.stopped.is_set():
+            return Exit(code=None, signal=signal.SIGTERM)
+        attempt.events.emit(LeaseWanted(window=window))
+        await asyncio.sleep(0.02)
+        attempt.events.emit(LeaseReleased(window=window))
+    return attempt.succeed()
+
+
+def test_a_cell_that_asks_for_windows_without_end_is_ended(folder: RunFolder) -> None:
+    told, stage = Told(), Stage()
+    theatre = Theatre(a=greedy, b=stage.cell(0.1))
+    evaluation = EvaluationSpec(windows=2, repeats=1)
+    finished = play(folder, theatre, "a", "b", jobs=2, told=told, evaluation=evaluation)
+    assert counts(finished) == ("failed", 1, 1, 0, 1, 0)
+    (failed,) = told.of(CellFailed)
+    assert isinstance(failed, CellFailed)
+    assert "more windows" in failed.message
+
+
+def test_a_cell_that_keeps_the_lease_again_is_ended(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "longest_window_s", lambda spec: 0.03)
+
+    async def keep(attempt: Attempt) -> Exit:
+        for window in (1, 2, 3):
+            await attempt.lease(window)
+            await asyncio.wait({asyncio.ensure_future(attempt.stopped.wait())}, timeout=0.3)
+            if attempt.stopped.is_set():
+                return Exit(code=None, signal=signal.SIGTERM)
+            await attempt.release(window)
+        return attempt.succeed()
+
+    told = Told()
+    assert play(folder, Theatre(a=keep), "a", told=told).failed == 1
+    assert len(told.of(LeaseEnded)) == 2
+
+
+def test_a_cell_that_works_while_it_says_that_it_waits_stands_still_too(folder: RunFolder) -> None:
+    stage = Stage()
+
+    async def liar(attempt: Attempt) -> Exit:
+        attempt.events.emit(LeaseWanted(window=1))
+        watcher = asyncio.ensure_future(stage._watch(attempt, "liar"))
+        await attempt.work(0.3)
+        watcher.cancel()
+        return attempt.succeed()
+
+    theatre = Theatre(a=stage.cell(0.0, windows=3), liar=liar)
+    assert play(folder, theatre, "a", "liar", jobs=2).outcome == "finished"
+    assert stage.disturbed == []
+
+
 @pytest.mark.parametrize("at", ["waiting", "holding"])
 def test_a_cell_that_dies_with_the_lease_gives_it_back(folder: RunFolder, at: str) -> None:
     async def die(attempt: Attempt) -> Exit:
@@ -582,11 +638,9 @@ class Lost(Theatre):
 
 
 @pytest.mark.parametrize("at", ["start", "wait"])
-@pytest.mark.parametrize(
-    ("kind", "interrupted"), [("engine_gone", True), ("image_missing", True), ("environment", False)]
-)
+@pytest.mark.parametrize("kind", ["engine_gone", "image_missing"])
 def test_an_executor_that_is_lost(
-    folder: RunFolder, kind: FailureKind, at: str, interrupted: bool, monkeypatch: pytest.MonkeyPatch
+    folder: RunFolder, kind: FailureKind, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def lose(attempt: Attempt) -> Exit:
         raise theatre.error()
@@ -600,12 +654,41 @@ def test_an_executor_that_is_lost(
     assert (failure.kind, failure.message, failure.hint) == (kind, "the engine is gone", "start it")
     (failed,) = told.of(CellFailed)
     assert isinstance(failed, CellFailed)
-    assert (failed.kind, failed.interrupted) == (kind, interrupted)
+    assert (failed.kind, failed.interrupted) == (kind, True)
     last = told.engine.finished(theatre.error())
     assert (last.outcome, last.exit_code, last.done, last.message) == ("broken", 3, 1, "the engine is gone")
     assert folder.attempts(cell("later").cell) == []
     again = play(folder, Theatre(), "good", "lost", "later")
     assert counts(again) == ("finished", 0, 2, 1, 0, 0), "it goes on where it was broken off"
+
+
+@pytest.mark.parametrize("at", ["start", "wait"])
+@pytest.mark.parametrize("kind", ["environment", "disk_full", "gpu_lost"])
+def test_trouble_of_one_cell_with_the_executor_is_its_own(folder: RunFolder, kind: FailureKind, at: str) -> None:
+    async def lose(attempt: Attempt) -> Exit:
+        raise theatre.error()
+
+    told, theatre = Told(), Lost(kind, at, lost=lose)
+    assert counts(play(folder, theatre, "good", "lost", "later", told=told)) == ("failed", 1, 2, 0, 1, 0)
+    (failed,) = told.of(CellFailed)
+    assert isinstance(failed, CellFailed)
+    assert (failed.kind, failed.interrupted) == (kind, False)
+    assert len(told.of(CellRetried)) == POLICIES[kind].retries
+
+
+def test_an_earlier_attempt_that_does_not_end_stops_its_own_cell_alone(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "OLD_ATTEMPT_S", 0.05)
+    old = folder.new_attempt(cell("held").cell)
+    with old.events.open("w") as events:
+        fcntl.flock(events, fcntl.LOCK_EX)
+        told = Told()
+        assert counts(play(folder, Theatre(), "held", "free", told=told)) == ("failed", 1, 1, 0, 1, 0)
+    (failed,) = told.of(CellFailed)
+    assert isinstance(failed, CellFailed)
+    assert str(old.folder) in failed.message
+    assert counts(play(folder, Theatre(), "held", "free")) == ("finished", 0, 1, 1, 0, 0)
 
 
 class Broken(Theatre):

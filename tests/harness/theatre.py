@@ -97,8 +97,8 @@ class StillHost:
     def __init__(self) -> None:
         self.reasons: tuple[str, ...] = ()
 
-    async def quiet(self, patience_s: float) -> tuple[str, ...]:
-        return ()
+    async def quiet(self, patience_s: float) -> None:
+        pass
 
     async def begin(self, gpus: tuple[str, ...]) -> None:
         pass
