@@ -75,6 +75,7 @@ SIGNS: dict[FailureKind, re.Pattern[str]] = {
         re.IGNORECASE,
     ),
 }
+FULL = re.compile("No space left on device|Disk quota exceeded|File too large")  # what writes weights tells no number
 
 
 class Terminated(BaseException):
@@ -255,7 +256,7 @@ def classify(error: BaseException) -> FailureKind:
         for kind, words in SIGNS.items():
             if words.search(text):
                 return kind
-    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or FULL.search(text):
         return "disk_full"
     if "SafetensorError" in names:
         return "model"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from runner.contract import CellSpec, Choice, Memory, Quality, Summary, Timing, TrainingReport, batches_of
-from runner.timing import PERCENTILE_BOUNDS
+from runner.pooling import PERCENTILE_BOUNDS
 
 
 def summarize(

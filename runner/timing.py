@@ -22,14 +22,15 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from runner.contract import EvaluationSpec, Event, Latency, Progress, Throughput, Timing, Window
+from runner.contract import EvaluationSpec, Event, Progress, Throughput, Timing, Window
 from runner.leases import Leases
+from runner.pooling import PERCENTILE_BOUNDS, Measured, pooled
 from runner.scoring import Predictor
 
 T = TypeVar("T")
-# Samples an order-statistic bound needs so that the percentile lies inside it with 99 % confidence.
-PERCENTILE_BOUNDS = {50: 11, 90: 64, 95: 130, 99: 662}
-FOREIGN_SHARE_LIMIT = 0.10  # of the machine's CPU time in the window, above which the figures are marked
+FOREIGN_SHARE_LIMIT = 0.10  # of the machine's CPU time in the window, above which the figures are marked ...
+FOREIGN_CORES_LIMIT = 0.25  # ... or so much of a core: one busy neighbour of sixteen cores is no more than 6 %
+REASON_WEIGHT = 2.0  # a reason of the host's, in multiples of the limit on foreign load
 KERNEL_TICKS_S = 0.02  # CPU time is counted in ticks of 10 ms, user and system each
 SHUFFLE_SEED = 0  # the same request order for every model
 
@@ -145,14 +146,6 @@ class Share:
         return requests >= self.sure_requests or seconds >= self.latency_max_s
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One window with its raw samples."""
-
-    window: Window
-    samples_ms: list[float]
-
-
 def measure_blocks(
     predictor: Predictor,
     stretches: Sequence[Sequence[str]],
@@ -183,8 +176,25 @@ def _block(predictor: Predictor, requests: Sequence[str], share: Share, block: i
     return [Measured(msgspec.structs.replace(one.window, counted=one is best), one.samples_ms) for one in tried]
 
 
-def _disturbance(window: Window) -> tuple[int, float]:
-    return len(window.reasons), window.cpu_share_foreign or 0.0
+def _disturbance(window: Window) -> float:
+    """Foreign load in multiples of its limit, and what the host saw: a heavy load is worse than several light
+    matters."""
+    share = window.cpu_share_foreign or 0.0
+    by_host = len(window.reasons) - _is_busy(share)
+    return share / _foreign_limit() + REASON_WEIGHT * by_host
+
+
+def _foreign_limit() -> float:
+    """As a share of the machine's CPU time."""
+    return min(FOREIGN_SHARE_LIMIT, FOREIGN_CORES_LIMIT / _machine_cores())
+
+
+def _is_busy(share: float | None) -> bool:
+    return share is not None and share > _foreign_limit()
+
+
+def _machine_cores() -> int:
+    return os.cpu_count() or 1
 
 
 def _window(predictor: Predictor, requests: Sequence[str], share: Share, block: int, leases: Leases) -> Measured:
@@ -198,8 +208,9 @@ def _window(predictor: Predictor, requests: Sequence[str], share: Share, block: 
             throughput = tuple(_throughput(predictor, wanted, tokens, size, share) for size in share.batch_sizes)
         seconds = time.perf_counter() - started
     reasons = lease.verdict.reasons
-    if foreign.share is not None and foreign.share > FOREIGN_SHARE_LIMIT:
-        reasons = (f"{100 * foreign.share:.0f} % of the machine's CPU time went to other work", *reasons)
+    if foreign.share is not None and _is_busy(foreign.share):
+        cores = foreign.share * _machine_cores()
+        reasons = (f"other work took {cores:.2f} cores, {100 * foreign.share:.1f} % of this machine", *reasons)
     unwatched = foreign.share is None and not leases.asked
     window = Window(
         number=lease.number,
@@ -215,57 +226,6 @@ def _window(predictor: Predictor, requests: Sequence[str], share: Share, block: 
         reasons=reasons,
     )
     return Measured(window, samples)
-
-
-# --- pooling ----------------------------------------------------------------------------------
-
-
-def pooled(tried: Sequence[Measured]) -> Timing:
-    """The figures of a model that was not just loaded, from its windows that count."""
-    counted = [one for one in tried if one.window.counted]
-    by_size = zip(*(one.window.throughput for one in counted), strict=True)
-    shares = [one.window.cpu_share_foreign for one in counted if one.window.cpu_share_foreign is not None]
-    told = [one.window.contaminated for one in counted if one.window.contaminated is not None]
-    return Timing(
-        latency=_pooled_latency([sample for one in counted for sample in one.samples_ms]),
-        throughput=tuple(_pooled_throughput(parts) for parts in by_size),
-        windows=tuple(one.window for one in tried),
-        cold_start_s=None,
-        cpu_share_foreign=max(shares, default=None),
-        contaminated=any(told) if told else None,
-    )
-
-
-def _pooled_latency(samples: Sequence[float]) -> Latency:
-    return Latency(
-        requests=len(samples),
-        mean_ms=float(np.mean(samples)),
-        std_ms=float(np.std(samples, ddof=1)) if len(samples) > 1 else 0.0,
-        p50_ms=percentile(samples, 50),
-        p90_ms=percentile(samples, 90),
-        p95_ms=percentile(samples, 95),
-        p99_ms=percentile(samples, 99),
-        samples_ms=tuple(round(s, 4) for s in samples),
-    )
-
-
-def _pooled_throughput(parts: Sequence[Throughput]) -> Throughput:
-    samples, seconds = sum(part.samples for part in parts), sum(part.seconds for part in parts)
-    tokens = [part.tokens_per_s * part.seconds for part in parts if part.tokens_per_s is not None]
-    return Throughput(
-        batch_size=parts[0].batch_size,
-        samples=samples,
-        seconds=seconds,
-        samples_per_s=samples / seconds,
-        tokens_per_s=sum(tokens) / seconds if tokens else None,
-    )
-
-
-def percentile(samples_ms: Sequence[float], p: int) -> float | None:
-    """The percentile, or None below the number of samples that its bound needs."""
-    if len(samples_ms) < PERCENTILE_BOUNDS[p]:
-        return None
-    return float(np.percentile(samples_ms, p))
 
 
 # --- within a window --------------------------------------------------------------------------
@@ -353,8 +313,8 @@ class _ForeignLoad:
 
     def __exit__(self, *_: object) -> None:
         wall, busy, own = (after - before for after, before in zip(self._read(), self._before, strict=True))
-        machine_s = wall * (os.cpu_count() or 1)
-        if machine_s * FOREIGN_SHARE_LIMIT > KERNEL_TICKS_S:
+        machine_s = wall * _machine_cores()
+        if machine_s * _foreign_limit() > KERNEL_TICKS_S:
             self.share = round(max(0.0, busy - own) / machine_s, 4)
 
     @staticmethod

@@ -12,7 +12,7 @@ import pytest
 import runner.__main__ as program
 from runner import calibrate as calibration
 from runner import timing
-from runner.contract import EvaluationSpec, Failure, Timing, read
+from runner.contract import EvaluationSpec, Failure, Latency, Timing, read
 from runner.errors import RunnerError
 
 QUICK = EvaluationSpec(
@@ -87,7 +87,7 @@ def test_the_texts_are_those_that_come_with_the_program() -> None:
 
 def test_the_command_writes_the_timing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, str]] = []
-    timed = Timing(latency=timing._pooled_latency([1.0, 2.0]), throughput=(), cold_start_s=None)
+    timed = Timing(latency=Latency(requests=2, mean_ms=1.5, std_ms=0.7), throughput=(), cold_start_s=None)
 
     def calibrate(windows: int) -> Timing:
         asked.append((windows, os.environ["OMP_NUM_THREADS"]))

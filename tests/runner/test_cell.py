@@ -57,7 +57,7 @@ def run(spec: CellSpec, folder: Path) -> Result:
 @pytest.fixture(autouse=True)
 def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever else the machine does: no window is repeated, no warning given."""
-    monkeypatch.setattr("runner.timing.FOREIGN_SHARE_LIMIT", 2.0)
+    monkeypatch.setattr("runner.timing._foreign_limit", lambda: 2.0)
 
 
 @pytest.fixture
@@ -286,12 +286,12 @@ def test_a_busy_machine_is_a_warning(
     def leave(self: Any, *_: object) -> None:
         self.share = share
 
-    monkeypatch.setattr(timing, "FOREIGN_SHARE_LIMIT", 0.1)
+    monkeypatch.setattr(timing, "_foreign_limit", lambda: 0.1)
     monkeypatch.setattr(timing._ForeignLoad, "__exit__", leave)
     result = run(cell_spec(), tmp_path)
     assert result.timing is not None
     assert result.timing.contaminated is (share > 0.1)
-    assert ["40 % of" in warning for warning in result.warnings] == [True] * (share > 0.1)
+    assert ["40.0 % of" in warning for warning in result.warnings] == [True] * (share > 0.1)
 
 
 def test_an_unknown_peak_has_a_reason(cell_spec: MakeCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ SPARSE = msgspec.structs.replace(SPEC, epochs=4, batch_size=2, accumulation=1)  
 @pytest.fixture(autouse=True)
 def _nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever else the machine does: no window is repeated, no warning given."""
-    monkeypatch.setattr("runner.timing.FOREIGN_SHARE_LIMIT", 2.0)
+    monkeypatch.setattr("runner.timing._foreign_limit", lambda: 2.0)
 
 
 class Killed(BaseException):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 from collections import namedtuple
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from runner import timing
 from runner.contract import EvaluationSpec, Progress, Timing, Verdict
 from runner.leases import Lease, Leases
-from runner.timing import PERCENTILE_BOUNDS, ColdStart, cold_start, measure, percentile
+from runner.pooling import PERCENTILE_BOUNDS, percentile
+from runner.timing import ColdStart, cold_start, measure
 
 TEXTS = [f"text {number} " + "word " * number for number in range(7)]
 SPEC = EvaluationSpec(
@@ -105,8 +107,9 @@ class Host(Leases):
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """With a machine whose load nobody knows."""
+    """With a machine of two cores whose load nobody knows."""
     clock = Clock()
+    monkeypatch.setattr("runner.timing.os.cpu_count", lambda: 2)
     monkeypatch.setattr(timing, "time", clock)
     monkeypatch.setattr(timing._ForeignLoad, "_read", staticmethod(lambda: (0.0, 0.0, 0.0)))
     monkeypatch.setattr(timing.gc, "collect", lambda: 0)  # takes long among all that a test run holds
@@ -139,6 +142,19 @@ def test_a_percentile_is_withheld_below_its_bound(p: int, bound: int) -> None:
     samples = list(np.random.default_rng(0).exponential(size=bound))
     assert percentile(samples[:-1], p) is None
     assert percentile(samples, p) == pytest.approx(np.percentile(samples, p))
+
+
+@pytest.mark.parametrize("n", [700, 701])
+def test_equal_weights_change_no_percentile(n: int) -> None:
+    samples = list(np.random.default_rng(n).exponential(size=n))
+    for p in PERCENTILE_BOUNDS:
+        assert percentile(samples, p, np.full(n, 0.2)) == pytest.approx(np.percentile(samples, p))
+
+
+def test_a_sample_of_twice_the_weight_is_two_samples() -> None:
+    samples = list(np.random.default_rng(1).exponential(size=5000))
+    twice = percentile(samples, 90, np.array([2.0 if sample > 1 else 1.0 for sample in samples]))
+    assert twice == pytest.approx(np.percentile(samples + [sample for sample in samples if sample > 1], 90), rel=1e-3)
 
 
 def test_latency_names_each_percentile_rightly(clock: Clock) -> None:
@@ -315,11 +331,19 @@ Times = namedtuple("Times", "user nice system idle iowait guest")
     ("wall", "busy", "own", "cores", "share", "contaminated"),
     [
         (10.0, 10.0, 10.0, 4, 0.0, False),  # this process alone
-        (10.0, 14.0, 10.0, 4, 0.1, False),  # 4 s of foreign work in 10 s on 4 cores: at the limit
-        (10.0, 15.0, 10.0, 4, 0.125, True),
+        (10.0, 12.0, 10.0, 2, 0.1, False),  # 2 s of foreign work in 10 s on 2 cores: at the limit of 10 %
+        (10.0, 12.1, 10.0, 2, 0.105, True),
+        (10.0, 12.5, 10.0, 4, 0.0625, False),  # at the limit of a quarter of a core
+        (10.0, 12.6, 10.0, 4, 0.065, True),
+        (10.0, 19.6, 10.0, 16, 0.06, True),  # one busy neighbour
+        (10.0, 11.6, 10.0, 16, 0.01, False),  # what a quiet machine does by itself
+        (10.0, 14.0, 10.0, 64, 0.0063, True),
         (10.0, 9.0, 10.0, 4, 0.0, False),  # the kernel counts in ticks: never below nothing
-        (0.05, 0.07, 0.05, 4, None, None),  # two ticks, which may be nothing but rounding
-        (0.06, 0.1, 0.06, 4, 0.1667, True),
+        (0.08, 0.1, 0.08, 4, None, None),  # two ticks, which may be nothing but rounding
+        (0.08, 0.1, 0.08, 64, None, None),
+        (0.1, 0.11, 0.1, 64, 0.0016, False),  # one of them
+        (0.09, 0.1, 0.07, 2, None, None),
+        (0.11, 0.14, 0.11, 2, 0.1364, True),
         (0.0, 0.0, 0.0, 4, None, None),
     ],
 )
@@ -348,6 +372,7 @@ def test_foreign_load(
     assert load.share == pytest.approx(share)
     # The same reading through `measure`.
     monkeypatch.setattr(timing, "time", clock)
+    monkeypatch.setattr(timing.gc, "collect", lambda: 0)
     monkeypatch.setattr(timing._ForeignLoad, "__enter__", lambda self: self)
     foreign(monkeypatch, load.share)
     timed = run(Predictor(clock))
@@ -404,6 +429,37 @@ def test_figures_are_pooled_over_the_windows_and_each_window_keeps_its_own(clock
     assert four.tokens_per_s == pytest.approx(sum(len(text.split()) for text in read) / 0.6)
 
 
+def test_a_slow_window_weighs_as_much_as_any_other(clock: Clock) -> None:
+    """Two windows of 500 requests of 2 ms, and one of 100 that take 80 ms, as its time is up."""
+    predictor = Predictor(clock)
+    waits = iter([2] * 10**6)
+    predictor.ms = lambda call: 80 if clock.windows == 2 else next(waits)  # type: ignore[attr-defined]
+    host = Host(clock)
+    clock.windows = 0  # type: ignore[attr-defined]
+    real = host.window
+
+    @contextmanager
+    def window() -> Iterator[Lease]:
+        clock.windows += 1  # type: ignore[attr-defined]
+        with real() as lease:
+            yield lease
+
+    host.window = window  # type: ignore[method-assign]
+    changes = {"min_requests": 300, "max_requests": 1500, "latency_min_s": 3.0, "latency_max_s": 6.0}
+    timed = run(predictor, leases=host, windows=3, **changes)
+    assert [one.requests for one in timed.windows] == [500, 100, 500]
+    assert timed.latency.requests == len(timed.latency.samples_ms) == 1100
+    assert timed.latency.mean_ms == timed.latency.p50_ms == pytest.approx((2 + 80 + 2) / 3)
+    assert (timed.latency.p90_ms, timed.latency.p99_ms) == (80, 80)  # 9 % of the samples, a third of the weight
+    assert timed.latency.std_ms == pytest.approx(math.sqrt(2 / 9) * 78, rel=0.01)
+
+
+def test_the_median_is_withheld_below_its_bound_also_of_several_windows(clock: Clock) -> None:
+    changes = {"latency_min_s": 0.0, "latency_max_s": 0.0}
+    assert run(Predictor(clock), windows=5, min_requests=10, max_requests=10, **changes).latency.p50_ms is None
+    assert run(Predictor(clock), windows=5, min_requests=15, max_requests=15, **changes).latency.p50_ms == 10
+
+
 def test_each_block_reads_other_texts_as_far_as_there_are(clock: Clock) -> None:
     predictor = Predictor(clock)
     texts = [f"text {number}" for number in range(100)]
@@ -452,7 +508,7 @@ def test_a_disturbed_block_is_repeated_and_the_clean_window_counts(
         (6, 4, True, False),
         (7, 5, True, False),
     ]
-    assert timed.windows[1].reasons == ("14 % of the machine's CPU time went to other work",)
+    assert timed.windows[1].reasons == ("other work took 0.28 cores, 14.2 % of this machine",)
     assert timed.windows[2].reasons == ("it was throttled",)
     assert (timed.latency.requests, timed.throughput[0].samples) == (100, 20)
     assert (timed.cpu_share_foreign, timed.contaminated) == (0.02, False)
@@ -466,14 +522,38 @@ def test_a_block_that_never_is_clean_counts_at_its_least_disturbed(
     timed = run(Predictor(clock), leases=Host(clock, (), (), ("throttled",)), **FIVE)
     assert [(w.block, w.counted, w.cpu_share_foreign) for w in timed.windows[:5]] == [
         (1, False, 0.5),
-        (1, True, 0.3),  # one reason, where the window of 20 % has two
-        (1, False, 0.2),
+        (1, True, 0.3),
+        (1, False, 0.2),  # throttled too
         (1, False, 0.4),
         (2, True, 0.05),
     ]
-    assert timed.windows[2].reasons == ("20 % of the machine's CPU time went to other work", "throttled")
+    assert timed.windows[2].reasons == ("other work took 0.40 cores, 20.0 % of this machine", "throttled")
     assert len(timed.windows) == 8
     assert (timed.cpu_share_foreign, timed.contaminated) == (0.3, True)
+
+
+@pytest.mark.parametrize(
+    ("shares", "reasons", "counted"),
+    [
+        ((0.3, 0.2), ((), ()), 2),
+        ((0.0, 0.0), (("one", "two"), ("one",)), 2),
+        ((0.9, 0.02), (("90 % of the machine went to others",), ("warm", "throttled")), 2),
+        ((0.9, 0.02), ((), ("warm", "throttled")), 2),  # the host missed what the cell saw
+        ((0.15, 0.08), ((), ("throttled",)), 1),
+        ((0.05, 0.05), (("one",), ("two",)), 1),  # the first of equals
+    ],
+)
+def test_which_of_two_disturbed_windows_counts(
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    shares: tuple[float, ...],
+    reasons: tuple[tuple[str, ...], ...],
+    counted: int,
+) -> None:
+    foreign(monkeypatch, *shares)
+    timed = run(Predictor(clock), leases=Host(clock, *reasons), repeats=1)
+    assert [window.number for window in timed.windows if window.counted] == [counted]
+    assert timed.contaminated
 
 
 def test_a_host_that_saw_nothing_vouches_for_a_window_too_short_to_tell(clock: Clock) -> None:
