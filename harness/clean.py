@@ -3,16 +3,20 @@ uses is held by a lock and is not touched."""
 
 from __future__ import annotations
 
-import fcntl
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from harness.errors import MoodBenchError, SetupError
+from harness.errors import InputError, MoodBenchError, SetupError
 from harness.executors.containers import StaleContainer
-from harness.scratch import LOCK, is_held, stale
+from harness.launch import LOG, REQUEST, is_of_an_engine, remove_engine_files
+from harness.run_lock import only_one
+from harness.scratch import LOCK, MAKING_S, is_held, stale
+from harness.store import RunFolder
 
 
 @dataclass(frozen=True)
@@ -46,21 +50,33 @@ def _remove_scratch(folder: Path) -> None:
 
 
 def _never_began(results: Path) -> list[Path]:
-    """Folders with nothing but a lock that nobody holds."""
-    return [lock.parent for lock in sorted(results.glob(f"*/{LOCK}")) if _is_alone(lock) and not is_held(lock)]
+    """Folders that hold nothing but what an engine lays there before its run has cells, and that no engine holds."""
+    folders = {path.parent for name in (LOCK, LOG, REQUEST) for path in results.glob(f"*/{name}")}
+    found = []
+    for folder in sorted(folders):
+        with suppress(OSError):  # gone meanwhile, or somebody else's
+            if _has_no_cells(folder) and not _is_in_use(folder):
+                found.append(folder)
+    return found
 
 
-def _is_alone(lock: Path) -> bool:
-    return list(lock.parent.iterdir()) == [lock]
+def _has_no_cells(folder: Path) -> bool:
+    return all(map(is_of_an_engine, folder.iterdir()))
+
+
+def _is_in_use(folder: Path) -> bool:
+    """Also by an engine that is being started: it has no lock yet."""
+    if (folder / LOCK).exists():
+        return is_held(folder / LOCK)
+    return time.time() - folder.stat().st_mtime < MAKING_S
 
 
 def _remove_run(folder: Path) -> None:
-    """Looks again, holding the lock: since it was found a run may have begun there."""
-    with (folder / LOCK).open("rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_alone(folder / LOCK):
-            (folder / LOCK).unlink()
-            folder.rmdir()
+    """Looks again, holding the lock. Raises InputError where somebody has laid something there since it was found."""
+    with only_one(RunFolder(folder)):
+        if not _has_no_cells(folder):
+            raise InputError("it now holds more than an engine leaves", "`moodbench status` shows what has begun there")
+        remove_engine_files(RunFolder(folder))
 
 
 def _containers() -> list[Leftover]:

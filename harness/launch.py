@@ -7,6 +7,8 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import msgspec
@@ -14,13 +16,20 @@ import msgspec
 from harness.control import SOCKET, is_alive
 from harness.errors import ExitCode, InputError, MoodBenchError, SetupError
 from harness.run_lock import only_one
+from harness.scratch import LOCK
 from harness.store import RunFolder, writing
+from runner.contract import read
 
 if TYPE_CHECKING:
     from harness.request import RunRequest
 
 LOG = "engine.log"
 REQUEST = "request.json"
+NEXT_REQUEST = "request.next.json"  # of a run that has begun before, until this is a part of it or is refused
+# What lies in the folder of a run that has no cells yet.
+ENGINE_FILES = (
+    LOCK, SOCKET, LOG, "request*.json", "journal.jsonl", ".writable", ".request*.json.*.tmp", ".run.json.*.tmp",
+)  # fmt: skip
 END_S = 10.0  # an engine that has told its end still has to leave
 
 
@@ -117,11 +126,31 @@ def _read_word(pipe: IO[bytes]) -> Word | None:
         return None
 
 
+def kept_request(folder: RunFolder) -> RunRequest:
+    """What the run was last asked to do, and has not refused. Raises ContractError, OSError."""
+    from harness.request import RunRequest
+
+    try:
+        return read(folder.folder / NEXT_REQUEST, RunRequest)
+    except FileNotFoundError:
+        return read(folder.folder / REQUEST, RunRequest)
+
+
 def discard_if_never_begun(folder: RunFolder) -> None:
     """Remove a folder whose run ended before it had cells; whatever is not ours in it stays, and keeps it."""
     if folder.record_path.exists():
         return
     with suppress(InputError, OSError), only_one(folder):
         if not folder.record_path.exists():
-            for name in (REQUEST, LOG, SOCKET, folder.journal.name):
-                (folder.folder / name).unlink(missing_ok=True)
+            remove_engine_files(folder)
+
+
+def is_of_an_engine(path: Path) -> bool:
+    return any(fnmatchcase(path.name, pattern) for pattern in ENGINE_FILES)
+
+
+def remove_engine_files(folder: RunFolder) -> None:
+    """The caller holds the run; its lock goes when that ends. Raises OSError."""
+    for path in list(folder.folder.iterdir()):
+        if is_of_an_engine(path) and path.name != LOCK:
+            path.unlink()

@@ -1,7 +1,7 @@
 """The engine as a process of its own: `python -P -m harness.service FOLDER --ready-fd N`, started by harness.launch.
 
-It holds the run's folder, carries out what `request.json` asks for, and tells of it in the journal alone: the end is
-always its last event. Displays come and go; they speak with it through a socket (harness.control).
+It holds the run's folder, carries out what it is asked to, and tells of it in the journal alone: the end is always its
+last event. Displays come and go; they speak with it through a socket (harness.control).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import msgspec
 from harness.control import Commands, EngineStatus, listening
 from harness.errors import ExitCode, InputError, MoodBenchError
 from harness.journal import Journal
-from harness.launch import LOG, REQUEST, Word
+from harness.launch import LOG, NEXT_REQUEST, REQUEST, Word, kept_request
 from harness.request import Control, RunRequest
 from harness.run_lock import only_one
 from harness.state import CellFailed, CellFinished, RunFinished, RunOutcome, RunStarted
 from harness.store import RunFolder, writing
-from runner.contract import ContractError, Event, encode, read, write_atomic
+from runner.contract import ContractError, Event, encode, write_atomic
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -75,6 +75,8 @@ class Service:
             starter.tell(Word(pid=os.getpid(), journal_bytes=self._journal_bytes))
             finished = await self._carry_out(request)
             self._ended = True
+            if self._preparing and finished.outcome == "broken":
+                drop_request(self._folder)
             try:
                 self._journal.append(finished)
             except MoodBenchError as error:  # the disk is full, most likely
@@ -100,6 +102,7 @@ class Service:
     def _tell(self, event: Event) -> Event:
         if isinstance(event, RunStarted):
             self._total, self._preparing = len(event.cells), False
+            keep_request(self._folder)
             event = msgspec.structs.replace(event, engine_pid=os.getpid())
         elif isinstance(event, CellFinished):
             self._counts["reused" if event.reused else "done"] += 1
@@ -137,18 +140,31 @@ class Service:
 
 
 def take_request(folder: RunFolder, given: bytes) -> RunRequest:
-    """What was handed over, which from now on lies in the folder; else what lies there. Raises InputError, SetupError.
-    Only who holds the run may call it."""
-    path = folder.folder / REQUEST
+    """What was handed over, which from now on lies in the folder: beside what the run was asked to do before, as long
+    as it may still be refused. Else what lies there. Raises InputError, SetupError. Only who holds the run may call
+    it."""
+    path = folder.folder / (NEXT_REQUEST if folder.record_path.exists() else REQUEST)
     try:
         if not given:
-            return read(path, RunRequest)
+            return kept_request(folder)
         request = msgspec.json.decode(given, type=RunRequest)
     except (ContractError, OSError, msgspec.DecodeError) as error:
         raise InputError(f"cannot read what the run was asked to do: {error}", "give `moodbench run` again") from None
     with writing(path):
         write_atomic(path, encode(request))
     return request
+
+
+def keep_request(folder: RunFolder) -> None:
+    """It is a part of the run now. Raises SetupError."""
+    with writing(folder.folder / REQUEST), suppress(FileNotFoundError):
+        (folder.folder / NEXT_REQUEST).replace(folder.folder / REQUEST)
+
+
+def drop_request(folder: RunFolder) -> None:
+    """It was refused: what the run was asked to do before holds. A first one stays."""
+    with suppress(OSError):
+        (folder.folder / NEXT_REQUEST).unlink()
 
 
 def main(arguments: list[str]) -> int:

@@ -218,6 +218,17 @@ def test_ctrl_c_in_a_terminal_asks(world: World, answers: str | None, goes_on: b
     world.end_engines()
 
 
+def test_ctrl_c_twice_leaves_what_another_started(world: World) -> None:
+    engine = detached(world)
+    terminal = Terminal(world, "attach", "r")
+    terminal.until("run 'r': 2 cells")
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.until("leave it running or stop? [l/s]")
+    terminal.process.send_signal(signal.SIGINT)
+    assert (terminal.end(), "run 'r' goes on" in terminal.seen, engine.is_running()) == (130, True, True)
+    world.end_engines()
+
+
 def test_json_ends_with_what_kept_an_engine_from_starting(world: World) -> None:
     world.write("broken.yaml", "models: [majority]\ndatasets: [{name: mine, file: absent.csv}]\n")
     outcome = world.moodbench("run", "broken.yaml", "--run", "r", "--json")
@@ -238,6 +249,29 @@ def test_a_detached_run_that_could_not_begin_says_so_later(world: World) -> None
     assert "device 'mps'" in found["message"]
     attached = world.moodbench("attach", "r")
     assert (attached.code, "device 'mps'" in attached.err) == (3, True)
+
+
+def test_a_refused_addition_changes_nothing(world: World) -> None:
+    first = world.moodbench("run", "short.yaml", "--run", "night", "--timeout", "5m")
+    assert first.code == 0, first.err
+    asked = (world.run_folder("night").folder / "request.json").read_bytes()
+    world.write("broken.csv", "text\nno label\n")
+    refused = world.moodbench("run", "--data", "broken.csv", "--models", "majority", "--run", "night", "--jobs", "1")
+    assert (refused.code, "broken.csv" in refused.err) == (2, True)
+    assert (world.run_folder("night").folder / "request.json").read_bytes() == asked
+    resumed = world.moodbench("resume", "night", "--json")
+    assert (resumed.code, resumed.events[-1]["reused"], resumed.events[-1]["failed"]) == (0, 2, 0), resumed.err
+
+
+def test_an_addition_whose_engine_was_killed_goes_on(world: World) -> None:
+    world.write("more.yaml", SUITE.format(seconds=0.1).replace("[1, 2]", "[3]"))
+    assert world.moodbench("run", "short.yaml", "--run", "night").code == 0
+    started = world.moodbench("run", "more.yaml", "--run", "night", "--detach")
+    assert started.code == 0, started.err
+    assert world.end_engines() == ["night"]
+    assert len(world.run_folder("night").read_record().suites) == 1
+    resumed = world.moodbench("resume", "night", "--json")
+    assert (resumed.code, resumed.events[-1]["reused"], resumed.events[-1]["done"]) == (0, 2, 1), resumed.err
 
 
 def test_a_display_that_nobody_reads_leaves_what_it_did_not_start(world: World) -> None:

@@ -19,12 +19,11 @@ from harness.control import ask_to_stop, engine_status, is_alive
 from harness.display import Display, choose_display, closing_display
 from harness.errors import ExitCode, MoodBenchError
 from harness.follow import POLL_S, Follower
-from harness.launch import LOG, EngineError, StartedEngine, Word, discard_if_never_begun, start_engine
+from harness.launch import END_S, LOG, EngineError, StartedEngine, Word, discard_if_never_begun, start_engine
 from harness.request import RunRequest
 from harness.state import Notice, RunFinished, RunStarted, RunState
 from harness.store import RunFolder
 
-END_S = 10.0  # an engine that has told its end still has to leave
 Wish = Literal["leave", "stop"]
 
 

@@ -40,14 +40,14 @@ def asked_before(folder: RunFolder) -> RunRequest:
     import msgspec
 
     from harness.errors import InputError
-    from harness.launch import REQUEST
+    from harness.launch import kept_request
     from harness.request import RunOptions, RunRequest
     from harness.suite import Suite
-    from runner.contract import ContractError, read
+    from runner.contract import ContractError
 
     last: RunRequest | None = None
     try:
-        last = read(folder.folder / REQUEST, RunRequest)
+        last = kept_request(folder)
     except FileNotFoundError:  # from before requests were kept
         pass
     except (ContractError, OSError) as error:

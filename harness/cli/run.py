@@ -13,8 +13,8 @@ Examples:
   moodbench run --data reviews.csv --models MiniLM-L6,tfidf-logreg --seeds 1,2,3
   moodbench run my-suite.yaml --run nightly --detach
 
-The run does not depend on this terminal: Ctrl-C asks whether to leave it running or to stop it, and
-`moodbench attach` shows it again. Running again into the same --run finishes what is missing.
+The run does not depend on this terminal: Ctrl-C asks whether to leave it running or to stop it (a second
+one stops it), and `moodbench attach` shows it again. Running again into the same --run finishes what is missing.
 Exit codes: 0 all finished; 1 some cell failed; 2 usage or configuration; 3 environment; 130 interrupted.
 """
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import fcntl
-from contextlib import suppress
+import os
 from pathlib import Path
 
 import pytest
 
 from harness import images
 from harness.clean import find_leftovers
-from harness.errors import SetupError
+from harness.errors import InputError, SetupError
 from harness.executors import docker
 from harness.executors.containers import StaleContainer
 from harness.scratch import LOCK, scratch
-from tests.support import World
+from tests.support import World, reviews
 
 
 @pytest.fixture
@@ -72,6 +72,55 @@ def test_what_is_in_use_is_not_touched(tmp_path: Path, monkeypatch: pytest.Monke
     assert [leftover.name for leftover in find_leftovers(tmp_path / "results").found] == [str(run)]
 
 
+def test_an_engine_killed_while_it_prepared_leaves_what_is_removed(world: World) -> None:
+    world.write("reviews.csv", reviews())
+    started = world.moodbench("run", "--data", "reviews.csv", "--models", "majority", "--run", "night", "--detach")
+    assert started.code == 0, started.err
+    run = world.run_folder("night")
+    assert "run that never began" not in world.moodbench("clean", **NO_ENGINE).out
+    assert world.end_engines() == ["night"]
+    left = {path.name for path in run.folder.iterdir()}
+    assert left >= {".lock", "engine.log", "engine.sock", "journal.jsonl", "request.json"}
+    assert "run.json" not in left
+    outcome = world.moodbench("clean", "--yes", **NO_ENGINE)
+    assert f"run that never began: {Path('results/night')}" in outcome.out
+    assert outcome.code == 0, outcome.err
+    assert not run.folder.exists()
+
+
+@pytest.mark.parametrize("kept", ["run.json", "notes.txt", "cells"])
+def test_what_no_engine_laid_there_keeps_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str) -> None:
+    monkeypatch.setenv("MOODBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    run = tmp_path / "results" / "r"
+    run.mkdir(parents=True)
+    laid = {"request.json", ".request.json.0123456789abcdef.tmp", "engine.log"}
+    for name in (LOCK, *laid):
+        (run / name).touch()
+    (found,) = find_leftovers(tmp_path / "results").found
+    (run / kept).mkdir()
+    assert find_leftovers(tmp_path / "results").found == ()
+    with pytest.raises(InputError, match="more than an engine leaves"):
+        found.remove()
+    assert {path.name for path in run.iterdir()} - {LOCK} == {kept, *laid}
+    (run / kept).rmdir()
+    found.remove()
+    assert not run.exists()
+
+
+def test_an_engine_that_is_being_started_has_no_lock_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOODBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    run = tmp_path / "results" / "r"
+    run.mkdir(parents=True)
+    (run / "engine.log").touch()
+    assert find_leftovers(tmp_path / "results").found == ()
+    os.utime(run, (1.0, 1.0))
+    (found,) = find_leftovers(tmp_path / "results").found
+    found.remove()
+    assert not run.exists()
+
+
 def test_a_run_that_begins_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the list and the answer time passes."""
     monkeypatch.setenv("MOODBENCH_CACHE", str(tmp_path / "cache"))
@@ -85,7 +134,7 @@ def test_a_run_that_begins_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.M
     with (held / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for leftover in leftovers:
-            with suppress(BlockingIOError):
+            with pytest.raises(InputError):
                 leftover.remove()
     assert (begun / "run.json").exists()
     assert (held / LOCK).exists()

@@ -16,14 +16,14 @@ import pytest
 from harness.control import ask_to_stop, engine_status
 from harness.errors import InputError, SetupError
 from harness.journal import Journal, tail_journal
-from harness.launch import EngineError, Word, discard_if_never_begun, start_engine
+from harness.launch import EngineError, Word, discard_if_never_begun, kept_request, start_engine
 from harness.request import Control, RunOptions, RunRequest
 from harness.run_lock import only_one
 from harness.service import Execute, Service, Starter, Tell, take_request
 from harness.state import CellFailed, CellFinished, Notice, RunFinished, RunStarted
 from harness.store import RunFolder
 from harness.suite import Selection, build_suite
-from runner.contract import Event, encode
+from runner.contract import Event, encode, read
 from tests.harness.builders import planned, summary
 
 
@@ -215,6 +215,44 @@ def test_a_request_is_kept_in_the_folder(run: RunFolder, request_: RunRequest) -
     (run.folder / "request.json").unlink()
     with pytest.raises(InputError):
         take_request(run, b"")
+
+
+def begins(end: Callable[[], RunFinished], *told: Event) -> Execute:
+    """A run that comes so far, and then does as `end` says."""
+
+    async def execute(request: RunRequest, folder: RunFolder, tell: Tell, control: Control) -> RunFinished:
+        for event in told:
+            tell(event)
+        return end()
+
+    return execute
+
+
+STARTED = RunStarted(run="r", suite="s", folder="f", jobs=1, cells=())
+
+
+@pytest.mark.parametrize(
+    ("execute", "last", "begun"),
+    [
+        (begins(raises(InputError("broken.csv has one class", "remedy"))), "old", "old"),
+        (begins(raises(asyncio.CancelledError())), "new", "old"),  # stopped or killed: `resume` goes on with it
+        (begins(lambda: RunFinished(outcome="finished", exit_code=0), STARTED), "new", "new"),
+        (begins(raises(SetupError("full", "remedy")), STARTED), "new", "new"),
+    ],
+    ids=["refused", "stopped", "begun", "broken later"],
+)
+def test_what_a_run_is_asked_next_counts_until_it_is_refused(
+    run: RunFolder, request_: RunRequest, execute: Execute, last: str, begun: str
+) -> None:
+    asked = {"old": request_, "new": msgspec.structs.replace(request_, options=RunOptions(jobs=7))}
+    take_request(run, encode(asked["old"]))
+    run.record_path.write_text("{}")
+    assert take_request(run, encode(asked["new"])) == asked["new"]
+    assert kept_request(run) == asked["new"]
+    serve(run, asked["new"], execute)
+    assert kept_request(run) == asked[last]
+    assert read(run.folder / "request.json", RunRequest) == asked[begun]
+    assert (run.folder / "request.next.json").exists() == (last != begun)
 
 
 # --- real processes ---------------------------------------------------------------------------
