@@ -10,6 +10,7 @@ import msgspec
 from harness.errors import InputError
 from harness.failures import POLICIES
 from harness.journal import tail_journal
+from harness.reuse import REUSED_FILE, ReusedFrom
 from harness.state import CellFailed, CellFinished, CellRetried, CellStarted, RunFinished, RunStarted
 from harness.store import AttemptPaths, RunFolder
 from runner.contract import CellSpec, ContractError, Event, Failure, Result, read
@@ -27,7 +28,8 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class AttemptStory(msgspec.Struct, frozen=True, kw_only=True):
-    """`state`: how it ended; "running" while it has not, "cut off" where its engine ended first."""
+    """`state`: how it ended; "running" while it has not, "cut off" where its engine ended first, "taken over" where
+    another run's is what a later attempt goes on from."""
 
     number: int
     folder: str
@@ -36,6 +38,7 @@ class AttemptStory(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None = None
     where: str = ""
     resumes: bool = False
+    taken_from: ReusedFrom | None = None
     phase: str | None = None
     kind: str | None = None
     message: str = ""
@@ -135,6 +138,7 @@ def _history(folder: RunFolder, cell: str) -> _History:
 def _story(attempt: AttemptPaths, cell: str, told: _Told | None, alive: bool) -> AttemptStory:
     result = _read_result(attempt, cell)
     failure = _read_failure(attempt, cell)
+    taken_from = _taken_from(attempt) if told is None else None  # a cell may have laid it there, too
     ending = told.ending if told is not None else None
     ended = isinstance(ending, CellFailed | CellRetried)
     message = failure.message if failure is not None else ""
@@ -143,11 +147,12 @@ def _story(attempt: AttemptPaths, cell: str, told: _Told | None, alive: bool) ->
     return AttemptStory(
         number=attempt.number,
         folder=str(attempt.folder),
-        state=_state(told, result, failure, alive),
+        state="taken over" if taken_from and not taken_from.speed else _state(told, result, failure, alive),
         started=told.started.t if told is not None else None,
         seconds=_seconds(told, result),
         where=_where(attempt, told),
         resumes=told is not None and told.started.resumes,
+        taken_from=taken_from,
         phase=failure.phase if failure is not None else None,
         kind=ending.kind if isinstance(ending, CellFailed | CellRetried) else failure.kind if failure else None,
         message=message,
@@ -221,6 +226,13 @@ def _differences(result: Result | None) -> tuple[Difference, ...]:
         if name in result.requested and asked != choice.value:
             found.append(Difference(name, str(asked), str(choice.value), choice.reason))
     return tuple(found)
+
+
+def _taken_from(attempt: AttemptPaths) -> ReusedFrom | None:
+    try:
+        return read(attempt.folder / REUSED_FILE, ReusedFrom)
+    except (ContractError, OSError):
+        return None
 
 
 def _read_result(attempt: AttemptPaths, cell: str) -> Result | None:

@@ -62,6 +62,7 @@ def _attempt_lines(attempt: AttemptStory) -> Iterator[str]:
     facts = (
         ("started", when),
         ("where", attempt.where),
+        ("from", _origin(attempt)),
         ("resumed", "from what an earlier attempt had completed" if attempt.resumes else ""),
         ("why", f"{attempt.kind}: {attempt.message}" if attempt.message else ""),
         ("phase", attempt.phase or ""),
@@ -74,3 +75,11 @@ def _attempt_lines(attempt: AttemptStory) -> Iterator[str]:
             yield f"  {name + ':':<9} {value}"
     for one in attempt.differences:
         yield f"  {one.name}: {one.effective} instead of {one.requested} ({one.reason})"
+
+
+def _origin(attempt: AttemptStory) -> str:
+    found = attempt.taken_from
+    if found is None:
+        return ""
+    speed = "with its speed" if found.speed else "without its speed, which is measured again here"
+    return f"run '{found.run}', attempt {found.attempt}, {speed}"

@@ -11,6 +11,7 @@ from harness.cli import main
 from harness.errors import InputError
 from harness.explain import explain, find_cell
 from harness.journal import Journal
+from harness.reuse import REUSED_FILE, ReusedFrom
 from harness.state import CellFailed, CellFinished, CellRetried, CellStarted, RunFinished, RunStarted
 from harness.store import RunFolder
 from runner.contract import CellSpec, Choice, Event, Failure, Fallback, encode, write_atomic
@@ -132,6 +133,44 @@ def test_attempts_that_the_journal_knows_nothing_of(run: Run) -> None:
     [whole, odd] = explain(run.folder, run.spec.cell, alive=False).attempts
     assert (whole.state, whole.started, whole.where) == ("finished", None, "")
     assert odd.state == "cut off"
+
+
+@pytest.mark.parametrize(
+    ("speed", "state", "words"),
+    [
+        (True, "finished", "run 'other', attempt 2, with its speed"),
+        (False, "taken over", "run 'other', attempt 2, without its speed, which is measured again here"),
+    ],
+)
+@pytest.mark.parametrize("alive", [True, False])
+def test_where_an_attempt_was_taken_from(
+    run: Run, capsys: pytest.CaptureFixture[str], speed: bool, state: str, words: str, alive: bool
+) -> None:
+    origin = ReusedFrom(run="other", attempt=2, speed=speed)
+    attempt = run.folder.new_attempt(run.spec.cell)
+    write_atomic(attempt.spec, encode(run.spec))
+    write_atomic(attempt.folder / REUSED_FILE, encode(origin))
+    if speed:
+        write_atomic(attempt.result, encode(result(run.spec)))
+        run.tell(CellFinished(summary=summary(), seconds=24.0, reused=True))
+    else:
+        run.attempt(resumes=True)
+        run.tell(CellFinished(summary=summary(), seconds=24.0))
+    taken, *later = explain(run.folder, run.spec.cell, alive=alive).attempts
+    assert (taken.state, taken.taken_from, taken.follows) == (state, origin, "")
+    assert [(one.state, one.resumes, one.taken_from) for one in later] == ([] if speed else [("finished", True, None)])
+    assert main(["explain", "r", "good--", "--results", str(run.folder.folder.parent)]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1].startswith(f"attempt 1: {state}")
+    assert f"from:     {words}" in lines
+
+
+def test_a_cell_does_not_say_that_it_was_taken_over(run: Run) -> None:
+    run.attempt()
+    attempt = run.folder.attempt(run.spec.cell, 1)
+    write_atomic(attempt.folder / REUSED_FILE, encode(ReusedFrom(run="other", attempt=2, speed=False)))
+    [story] = explain(run.folder, run.spec.cell, alive=True).attempts
+    assert (story.state, story.taken_from) == ("running", None)
 
 
 @pytest.mark.parametrize("given", ["other--reviews--none--s1", "other", "OTHER"])
