@@ -75,7 +75,7 @@ class Service:
             starter.tell(Word(pid=os.getpid(), journal_bytes=self._journal_bytes))
             finished = await self._carry_out(request)
             self._ended = True
-            if self._preparing and finished.outcome == "broken":
+            if finished.outcome == "broken":
                 drop_request(self._folder)
             try:
                 self._journal.append(finished)
