@@ -74,6 +74,15 @@ class Site:
                     found[str(attempt)] = phase
         return found
 
+    def has_saved(self) -> bool:
+        """A cell is within its training, and a later attempt could go on from there."""
+        return bool(list(self.folder.folder.glob("cells/*/*/checkpoint/training.json")))
+
+    def resumed_within_training(self) -> int:
+        """So many attempts began their training with a later step than the first."""
+        first = [_first_step(attempt / "events.jsonl") for attempt in self.world.attempts(self.run)]
+        return sum(step > 1 for step in first)
+
     def finished(self) -> set[str]:
         paths = (self.folder.folder / "cells").glob("*/attempt-*/result.json")
         return {path.parent.parent.name for path in paths}
@@ -170,6 +179,13 @@ def _all_processes() -> Iterator[tuple[psutil.Process, str]]:
             if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 environment = (f"{name}={value}" for name, value in process.environ().items())
                 yield process, "\n".join([*environment, *process.cmdline()])
+
+
+def _first_step(events: Path) -> int:
+    """Of training; 0: none was told."""
+    lines = events.read_bytes().splitlines() if events.exists() else []
+    told = [msgspec.json.decode(line) for line in lines if line.startswith(b'{"event":"progress"')]
+    return next((event["step"] for event in told if event["phase"] == "train"), 0)
 
 
 def _phase(events: Path) -> Phase | None:

@@ -23,8 +23,8 @@ from tests.survival import TINY, Site, journal_is_whole, kill, predictions, suit
 
 Victim = Literal["engine", "cell", "child"]  # child: of the engine; a cell, a question, or the guard
 
-VICTIMS: tuple[Victim, ...] = (*["engine"] * 10, *["cell"] * 10, *["child"] * 4)
-MOMENTS: tuple[Phase | None, ...] = ("train", "train", "score", "time", None, None, None, None)
+VICTIMS: tuple[Victim, ...] = (*["engine"] * 9, *["cell"] * 9, *["child"] * 4)
+MOMENTS: tuple[Phase | None, ...] = ("train", "train", "train", "train", "score", "time", None, None)
 MOMENT_S = 60.0  # so long a moment or a victim is waited for
 LEAST_KILLS, LEAST_OF_ENGINES = 20, 8
 JOBS = 2
@@ -48,6 +48,18 @@ def small_model(folder: Path) -> str:
     return str(folder)
 
 
+def hard_reviews(rows: int) -> str:
+    """Texts whose class no model learns at once, so that the best weights are found late in training."""
+    words = reviews().replace(",", " ").replace('"', " ").split()[1:]
+    picked = random.Random(0)
+    lines = ["review,sentiment"]
+    for _ in range(rows):
+        text = picked.choices(words, k=12)
+        is_good = sum(map(len, text)) + picked.gauss(0.0, 4.0) > 12 * sum(map(len, words)) / len(words)
+        lines.append(f"{' '.join(text)},{'good' if is_good else 'bad'}")
+    return "\n".join(lines) + "\n"
+
+
 @pytest.fixture(params=["native", pytest.param("docker", marks=pytest.mark.docker)])
 def calm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     """Twelve cells, finished without trouble."""
@@ -56,9 +68,9 @@ def calm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
         client = request.getfixturevalue("docker_client")
         request.getfixturevalue("cpu_image")
     world = World(tmp_path)
-    world.write("reviews.csv", reviews(300))
+    world.write("reviews.csv", hard_reviews(300))
     models = [{"alias": "small", "path": small_model(tmp_path / "small")}, TINY, "tfidf-logreg", "majority"]
-    world.write("suite.yaml", suite(models, [1, 2], ["lora", "full", "frozen"], epochs=5))
+    world.write("suite.yaml", suite(models, [1, 2], ["lora", "full", "frozen"], epochs=16, learning_rate=3e-3))
     site = Site(world, fresh_name("calm"), client)
     try:
         start(site, request.param)
@@ -106,14 +118,17 @@ class Chaos:
 
     def _wait_for_a_moment(self) -> None:
         phase = self._random.choice(MOMENTS)
-        pause_s = self._random.choice((0.05, 0.3, 3.0)) * self._random.random()
+        pause_s = self._random.choice((0.05, 0.3, 2.0)) * self._random.random()
         if (len(self.site.finished()) + JOBS) / self.total > len(self.killed) / len(VICTIMS):
             return
         deadline = time.monotonic() + MOMENT_S
-        while phase is not None and time.monotonic() < deadline and phase not in self.site.phases().values():
+        while phase is not None and time.monotonic() < deadline and not self._is_in(phase):
             self.keep_going()
             time.sleep(0.02)
-        time.sleep(pause_s)
+        time.sleep(pause_s if phase is None else pause_s / 10)
+
+    def _is_in(self, phase: Phase) -> bool:
+        return self.site.has_saved() if phase == "train" else phase in self.site.phases().values()
 
     def _kill(self, victim: Victim) -> None:
         """As soon as there is one."""
@@ -174,8 +189,7 @@ def test_kills_at_any_moment_change_nothing(calm: Site) -> None:
         assert (counts["total"], counts["done"] + counts["reused"]) == (12, 12)
         assert len(chaos.killed) >= LEAST_KILLS
         assert chaos.killed.count("engine") >= LEAST_OF_ENGINES
-        started = site.events("cell_started")
-        assert len(started) > 12
-        assert any(event["resumes"] for event in started)
+        assert len(site.world.attempts(site.run)) > 12
+        assert site.resumed_within_training()
     finally:
         site.clear()

@@ -288,11 +288,6 @@ def command(site: Site, *options: str) -> tuple[str, ...]:
     return ("run", "suite.yaml", "--run", site.run, *options)
 
 
-def training(site: Site) -> bool:
-    """A cell has saved what a later attempt can go on from."""
-    return bool(list(site.folder.folder.glob("cells/*/*/checkpoint/training.json")))
-
-
 @linux
 def test_an_engine_killed_while_cells_are_frozen_leaves_none_of_them(site: Site) -> None:
     site.world.write("suite.yaml", suite(["majority", TINY], [1], epochs=2))
@@ -383,7 +378,7 @@ def test_a_full_disk_ends_the_run_and_space_lets_it_finish(site: Site) -> None:
     with small_disk(results, 80):
         words = command(site, "--jobs", "1", "--no-reuse")
         display = site.world.start(*words)
-        wait_until(lambda: len(site.finished()) == 1 and training(site), 120)
+        wait_until(lambda: len(site.finished()) == 1 and site.has_saved(), 120)
         while display.poll() is None:
             fill(results / "filler")  # also what a failing cell has given back
             time.sleep(0.02)
