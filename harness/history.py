@@ -22,7 +22,7 @@ import msgspec
 from harness.estimates import CONTEXT_MB, Estimate, epochs_of, estimate_of, start_s
 from harness.shapes import lengths_of
 from harness.store import RunFolder
-from runner.contract import FILE_BYTES, CellSpec, ContractError, Memory, Phase, open_plain, slug
+from runner.contract import FILE_BYTES, PHASES, CellSpec, ContractError, Memory, Phase, open_plain, phase_reason, slug
 
 READ_AT_MOST = 3  # results of a group
 LOOKED_AT = 100  # cells of a group, for as many that are finished
@@ -60,17 +60,22 @@ class Past(msgspec.Struct, frozen=True):
     provenance: _Where
     memory: Memory = Memory()
     phases: dict[Phase, float] = {}
+    reasons: dict[str, str] = {}
     requested: dict[str, Any] = {}
     training: _Training | None = None
     quality: _Quality | None = None
     timing: _Timing | None = None
 
     @property
+    def whole(self) -> bool:
+        """Whether all of it was done at the place that it names: else some of its phases' seconds are left out."""
+        return not any(phase_reason(phase) in self.reasons for phase in PHASES)
+
+    @property
     def host_mb(self) -> float:
-        """The largest of the resident peaks; 0 where none is known."""
-        memory = self.memory
-        peaks = (memory.rss_after_load_mb, memory.rss_peak_training_mb, memory.rss_peak_inference_mb)
-        return _sane(max((peak for peak in peaks if peak is not None), default=0.0))
+        """The larger of the resident peaks; 0 where not both are known."""
+        training, inference = self.memory.rss_peak_training_mb, self.memory.rss_peak_inference_mb
+        return 0.0 if training is None or inference is None else _sane(max(training, inference))
 
     @property
     def device_mb(self) -> float:
@@ -154,7 +159,7 @@ def _finished(cells: list[Path]) -> Iterator[Past]:
     for cell in heapq.nlargest(LOOKED_AT, cells, key=_changed):
         attempt = RunFolder(cell.parent.parent).finished_attempt(cell.name)
         past = _past(attempt.result) if attempt else None
-        if past is not None:
+        if past is not None and past.whole:
             yield past
 
 

@@ -41,6 +41,7 @@ from runner.contract import (
     batches_of,
     digests,
     encode,
+    phase_reason,
     write_atomic,
 )
 from runner.data.prepared import Rows, read_split
@@ -52,7 +53,16 @@ from runner.scoring import Predictor, write_predictions
 from runner.subjects import Subject, subject_for
 from runner.summary import batch_choices, null_reasons, requested, summarize
 from runner.tasks import classification
-from runner.training import PROGRESS_EVERY_S
+from runner.training import PROGRESS_EVERY_S, Parts
+
+TRAINING_PEAKS = ("rss_peak_training_mb", "device_peak_training_mb", "device_reserved_mb")
+INFERENCE = (
+    "rss_before_inference_mb",
+    "rss_peak_inference_mb",
+    "device_allocated_before_inference_mb",
+    "device_peak_inference_mb",
+)
+NOT_TRAINED_HERE = "only a process that also trained shows it: this attempt went on after the training"
 
 
 class Cell:
@@ -66,12 +76,15 @@ class Cell:
         self._cores = cores  # where it is kept
         self._clock = ActiveClock(out)
         self._files: dict[str, str] = {}  # what later phases need, by path -> sha256
-        self._seconds: dict[Phase, float] = {}
+        self._seconds: dict[Phase, float | None] = {}  # None: of another place
         self._memory: dict[str, float | None] = {}
         self._meter = PeakMeter(spec.device)
+        self._place = provenance.place(spec)
+        self._trained_here = False
         self._choices: dict[str, Choice] = {}
         self._reasons: dict[str, str] = {}
         self._warnings: list[str] = []
+        self._own_warnings: list[str] = []  # of this attempt's place: no concern of a later one's
         self._report: TrainingReport | None = None
         self._quality: Quality | None = None
         self._timing: Timing | None = None
@@ -82,15 +95,18 @@ class Cell:
         splits = {split: read_split(self.spec.dataset, split) for split in SPLITS}
         subject = subject_for(self.spec, splits, self.out)
         if self._cores is not None and self._cores.value is None:
-            self._warn(f"this cell could not be kept on its cores: {self._cores.reason}")
+            self._warn(f"this cell could not be kept on its cores: {self._cores.reason}", self._own_warnings)
         with self._phase("load"):
             self._load(subject, splits["test"].texts[0])
         self._keep(subject)
         if "train" not in self._seconds:
             with self._phase("tokenize"):
                 subject.tokenize()
-            with self._phase("train", lambda: subject.earlier_s):
+            with self._phase("train", lambda: subject.parts.earlier_s):
                 self._train(subject)
+            if (elsewhere := subject.parts.elsewhere) is not None:
+                self._seconds["train"] = None
+                self._reasons |= dict.fromkeys((phase_reason("train"), *checkpoint.TRAINING_SECONDS), elsewhere)
             self._keep(subject)
         if "export" in self.spec.phases and "export" not in self._seconds:
             with self._phase("export"):
@@ -113,7 +129,8 @@ class Cell:
 
     def _load(self, subject: Subject, text: str) -> None:
         """The model, with what an earlier attempt has trained if that is to be had."""
-        found = checkpoint.find(self.spec, self.out) if subject.resumes else checkpoint.nothing(self.spec)
+        blank = checkpoint.nothing(self.spec, self._place)
+        found = checkpoint.find(self.spec, self.out, self._place) if subject.resumes else blank
         for note in found.notes:
             self._warn(note)
         state = found.state
@@ -134,6 +151,9 @@ class Cell:
 
         try:
             self._choices = subject.load(found.adapter)
+            then, now = (choices.get("dtype") for choices in (found.state.choices, self._choices))
+            if then is not None and now is not None and then.value != now.value:
+                return f"that was in {then.value}, and this device computes in {now.value}"
             if found.weights is None or subject.restore(found.weights):
                 return None
         except (RunnerError, SafetensorError, OSError) as error:
@@ -160,7 +180,7 @@ class Cell:
         if not subject.resumes:
             return
         state = msgspec.structs.replace(
-            checkpoint.nothing(self.spec).state,
+            checkpoint.nothing(self.spec, self._place).state,
             phases=self._seconds,
             files=self._files,
             choices=self._choices,
@@ -191,9 +211,10 @@ class Cell:
 
     def _train(self, subject: Subject) -> None:
         self._meter.reset()
-        self._report = subject.train(self.events.emit, self._warn, self._clock)
+        self._report = subject.train(self.events.emit, self._warn, self._clock, self._meter.training)
         self._files = dict(subject.trained_files)
-        self._note_peak("training")
+        self._trained_here = subject.parts.here
+        self._note_training(subject.parts)
         if (stopped := _early_stop(self._report, self.spec)) is not None:
             self._warn(stopped)
 
@@ -206,11 +227,12 @@ class Cell:
 
     def _score(self, predictor: Predictor, test: Rows) -> None:
         give_back()
-        self._note_memory("before_inference")
+        if self._trained_here:
+            self._note_memory("before_inference")
         self._meter.reset()
         evaluation, batch_size = self.spec.evaluation, batches_of(self.spec).evaluation_batch_size
         probabilities = predictor.predict(test.texts, batch_size, self._scored_rows(len(test.texts)))
-        self._note_peak("inference")  # here: the packages that compute metrics are not the model's memory
+        self._note_inference()  # here: the packages that compute metrics are not the model's memory
         slices = {column: test.columns[column] for column in self.spec.dataset.slice_columns}
         self._quality, reasons = classification.evaluate(
             test.labels, probabilities, self.spec.dataset.label_names, slices, evaluation.calibration_bins
@@ -254,28 +276,47 @@ class Cell:
             )
         if self._timing.contaminated:
             reasons = {reason for window in self._timing.windows if window.counted for reason in window.reasons}
-            self._warn(f"this cell could not be timed undisturbed: {'; '.join(sorted(reasons))}")
+            self._warn(f"this cell could not be timed undisturbed: {'; '.join(sorted(reasons))}", self._own_warnings)
 
-    def _warn(self, message: str) -> None:
-        self._warnings.append(message)
+    def _warn(self, message: str, among: list[str] | None = None) -> None:
+        (self._warnings if among is None else among).append(message)
         self.events.emit(Warned(message=message))
 
     def _note_memory(self, moment: str) -> None:
         self._memory[f"rss_{moment}_mb"] = rss_mb()
         self._memory[f"device_allocated_{moment}_mb"] = self._meter.device_allocated_mb()
 
-    def _note_peak(self, moment: str) -> None:
-        self._memory[f"rss_peak_{moment}_mb"] = self._meter.peak_rss_mb()
-        self._memory[f"device_peak_{moment}_mb"] = self._meter.device_peak_mb()
-        self._memory["device_reserved_mb"] = self._meter.device_reserved_mb()
+    def _note_training(self, parts: Parts) -> None:
+        """The peaks of all of it. One that is not known of each part is null."""
+        here = self._meter.training()
+        whole = msgspec.structs.asdict(parts.joined(here))
+        for name in TRAINING_PEAKS:
+            self._memory[name] = whole[name]
+            if whole[name] is None and getattr(here, name) is not None:
+                self._reasons[name] = parts.elsewhere or "not known of the earlier attempts at this training"
         if self._meter.reason is not None:
-            self._reasons[f"rss_peak_{moment}_mb"] = self._meter.reason
+            self._reasons["rss_peak_training_mb"] = self._meter.reason
+
+    def _note_inference(self) -> None:
+        """What training leaves behind is part of it, which a process that did not train cannot tell."""
+        if not self._trained_here:
+            self._memory |= dict.fromkeys(INFERENCE)
+            names = [name for name in INFERENCE if name.startswith("rss") or self.spec.device != "cpu"]
+            self._reasons |= dict.fromkeys(names, NOT_TRAINED_HERE)
+            return
+        self._memory["rss_peak_inference_mb"] = self._meter.peak_rss_mb()
+        self._memory["device_peak_inference_mb"] = self._meter.device_peak_mb()
+        reserved, in_training = self._meter.device_reserved_mb(), self._memory["device_reserved_mb"]
+        if reserved is not None and in_training is not None:
+            self._memory["device_reserved_mb"] = max(reserved, in_training)
+        if self._meter.reason is not None:
+            self._reasons["rss_peak_inference_mb"] = self._meter.reason
 
     def _result(self, subject: Subject, started: float) -> Result:
         spec = self.spec
         memory = Memory(**self._memory)
         summary = summarize(spec, self._quality, self._timing, memory, self._report, self._seconds["train"])
-        self._reasons |= null_reasons(summary, self._timing, spec)
+        self._reasons |= null_reasons(summary, self._timing, spec, self._reasons)
         size = subject.size()
         return Result(
             cell=spec.cell,
@@ -291,7 +332,7 @@ class Cell:
             training=self._report,
             timing=self._timing,
             memory=memory,
-            phases={phase: self._seconds[phase] for phase in PHASES if phase in self._seconds},
+            phases={phase: seconds for phase in PHASES if (seconds := self._seconds.get(phase)) is not None},
             parameters_total=size.total,
             parameters_trainable=size.trainable,
             requested=requested(spec),
@@ -302,7 +343,7 @@ class Cell:
                 **({"cores": self._cores} if self._cores is not None else {}),
             },
             reasons=self._reasons,
-            warnings=tuple(self._warnings),
+            warnings=(*self._warnings, *self._own_warnings),
             provenance=provenance.collect(spec, started),
         )
 

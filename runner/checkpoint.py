@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,18 +32,25 @@ from runner.contract import (
     ContractError,
     Count,
     CurvePoint,
+    Memory,
     Phase,
+    Place,
     batches_of,
     digests,
+    phase_reason,
     read,
     write_atomic,
 )
+from runner.provenance import measured_at
 
 if TYPE_CHECKING:
     import torch
 
 TRAINING_FILE = "training.json"
+CURVE_POINTS = 2_000
 AFTER_TRAINING: tuple[Phase, ...] = ("train", "export", "score")
+AFTER_LOAD = ("rss_after_load_mb", "device_allocated_after_load_mb")  # measured by every attempt that has none
+TRAINING_SECONDS = ("training.seconds", "training.samples_per_s")  # in `Result.reasons`
 
 
 # --- phases -----------------------------------------------------------------------------------
@@ -60,18 +67,24 @@ class Found:
     notes: tuple[str, ...] = ()  # sentences: what was there and is not used
 
 
-def nothing(spec: CellSpec) -> Found:
+def nothing(spec: CellSpec, place: Place) -> Found:
     """The cell starts at its beginning."""
     return Found(
         Checkpoint(
-            identity=spec.identity, runner_version=spec.runner_version, batches=batches_of(spec), phases={}, files={}
+            identity=spec.identity,
+            runner_version=spec.runner_version,
+            batches=batches_of(spec),
+            place=place,
+            phases={},
+            files={},
         )
     )
 
 
-def find(spec: CellSpec, out: Path) -> Found:
-    """What lies in this attempt's folder, verified. Whatever it is, the cell can go on from the answer."""
-    blank = nothing(spec).state
+def find(spec: CellSpec, out: Path, place: Place) -> Found:
+    """What lies in this attempt's folder, verified. Whatever it is, the cell can go on from the answer: of another
+    place's figures there are none in it."""
+    blank = nothing(spec, place).state
     folder = out / CHECKPOINT_FOLDER
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         folder.unlink()
@@ -85,7 +98,8 @@ def find(spec: CellSpec, out: Path) -> Found:
     if (state.identity, state.runner_version) != (blank.identity, blank.runner_version):
         shutil.rmtree(folder)
         return Found(blank, notes=("the checkpoint found is another cell's or another version's: it is not used",))
-    return _verified(state, blank.batches, out)
+    found = _verified(state, blank.batches, out)
+    return found if state.place == place else replace(found, state=_brought(found.state, place))
 
 
 def _verified(state: Checkpoint, batches: Batches, out: Path) -> Found:
@@ -146,11 +160,35 @@ def _without(state: Checkpoint, batches: Batches, phases: set[Phase]) -> Checkpo
     return msgspec.structs.replace(state, batches=batches, phases=kept)
 
 
+def _brought(state: Checkpoint, place: Place) -> Checkpoint:
+    """To another place: what it says of quality stands, and why its seconds and memory are none of this place's. It is
+    not scored again for the memory, which only a process that also trained can tell."""
+    why = measured_at(state.place)
+    names = [phase_reason(phase) for phase, seconds in state.phases.items() if seconds is not None and phase != "load"]
+    memory = msgspec.structs.asdict(state.memory)
+    names += [name for name, value in memory.items() if value is not None and name not in AFTER_LOAD]
+    report = state.training
+    if report is not None and report.seconds is not None:
+        names += TRAINING_SECONDS
+        report = msgspec.structs.replace(report, seconds=None, samples_per_s=None, saving_s=0.0)
+    return msgspec.structs.replace(
+        state,
+        place=place,
+        phases=dict.fromkeys(state.phases),
+        training=report,
+        memory=Memory(),
+        cold_start_s=None,
+        first_request_ms=None,
+        reasons=state.reasons | dict.fromkeys(names, why),
+    )
+
+
 def untrained(state: Checkpoint) -> Checkpoint:
     """Only what was found out about loading the model."""
+    memory = Memory(**{name: getattr(state.memory, name) for name in AFTER_LOAD})
     phases = {phase: seconds for phase, seconds in state.phases.items() if phase not in AFTER_TRAINING}
     return msgspec.structs.replace(
-        state, phases=phases, choices={}, training=None, quality=None, reasons={}, files={}, warnings=()
+        state, phases=phases, choices={}, training=None, quality=None, memory=memory, reasons={}, files={}, warnings=()
     )
 
 
@@ -195,8 +233,21 @@ class Course(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     patience_f1: float = -1.0
     misses: Count = 0  # evaluations in a row that were not worth the wait
     stopped: bool = False
+    evaluations: Count = 0
     loss_curve: list[CurvePoint] = []
     validation_curve: list[CurvePoint] = []
+
+
+def add_point(curve: list[CurvePoint], point: CurvePoint, number: int) -> None:
+    """The `number`-th point, from 1, of a curve of which every k-th is kept; k doubles whenever more than CURVE_POINTS
+    would be. What is kept depends on the numbers alone, and so is the same after going on."""
+    every = 1
+    while number > every * CURVE_POINTS:
+        every *= 2
+    if every > 1 and number == every // 2 * CURVE_POINTS + 1:
+        del curve[1::2]
+    if (number - 1) % every == 0:
+        curve.append(point)
 
 
 class TrainingState(Base, frozen=True, kw_only=True):
@@ -204,7 +255,11 @@ class TrainingState(Base, frozen=True, kw_only=True):
 
     schema_version: int = SCHEMA_VERSION
     key: str
+    place: Place | None = None  # of the figures here
+    elsewhere: str | None = None  # why seconds and memory are not known: a part was trained at another place
     seconds: float  # of training, in all attempts
+    saving_s: float = 0.0  # left out of these
+    memory: Memory = Memory()  # peaks of training, in all attempts
     course: Course
     rates: tuple[float, ...]  # of learning, now, by parameter group
     scheduler: dict[str, Any]
@@ -244,7 +299,7 @@ class TrainingStore:
             _discard(self._folder / TRAINING_FILE)
             return self.refuse(str(error))
         if state.key != self.key:
-            return self.refuse("another cell's, another version's, or with other batches")
+            return self.refuse("another cell's, another version's, or with other batches or another number format")
         found = digests(self._folder, state.files)
         needed = {state.weights, state.optimizer, state.best} - {None}
         if found != state.files or not needed <= found.keys():

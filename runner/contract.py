@@ -485,15 +485,19 @@ class CurvePoint(Base, frozen=True, kw_only=True):
 
 
 class TrainingReport(Base, frozen=True, kw_only=True):
+    """Over all attempts that trained. `seconds` leave out `saving_s`, which writing checkpoints took; null where a part
+    was trained at another place."""
+
     steps: int
     epochs: float
     samples_seen: int
-    seconds: float
+    seconds: float | None
     samples_per_s: float | None
     best_step: int | None
     best_f1: float | None
     stopped_early: bool
-    loss_curve: tuple[CurvePoint, ...] = ()
+    saving_s: float = 0.0
+    loss_curve: tuple[CurvePoint, ...] = ()  # this and the next: evenly thinned to at most 2,000 points
     validation_curve: tuple[CurvePoint, ...] = ()
 
 
@@ -602,12 +606,12 @@ class Result(Base, frozen=True, kw_only=True):
     training: TrainingReport | None = None
     timing: Timing | None = None
     memory: Memory = Memory()
-    phases: dict[Phase, float] = {}  # seconds
+    phases: dict[Phase, float] = {}  # seconds; one done at another place is left out, and has a reason
     parameters_total: int | None = None
     parameters_trainable: int | None = None
     requested: dict[str, Any] = {}
     effective: dict[str, Choice] = {}
-    reasons: dict[str, str] = {}  # name of a null figure -> why it is null
+    reasons: dict[str, str] = {}  # name of a null figure (of a phase left out: `phase_reason`) -> why it is null
     warnings: tuple[str, ...] = ()
     provenance: Provenance
 
@@ -630,15 +634,39 @@ def batches_of(spec: CellSpec) -> Batches:
     )
 
 
+class Place(Base, frozen=True, kw_only=True):
+    """What seconds and memory depend on: figures of different places do not belong into one result."""
+
+    executor: ExecutorName
+    image_digest: str | None = None
+    threads: int
+    cpus: float | None = None  # of the limits
+    cpu_model: str | None = None
+    gpu_model: str | None = None
+
+
+def place_of(provenance: Provenance) -> Place:
+    return Place(
+        executor=provenance.executor,
+        image_digest=provenance.image_digest,
+        threads=provenance.threads,
+        cpus=provenance.limits.cpus,
+        cpu_model=provenance.cpu_model,
+        gpu_model=provenance.gpu_model,
+    )
+
+
 class Checkpoint(Base, frozen=True, kw_only=True):
     """`checkpoint/state.json`: what an attempt has completed, from which a later attempt at the same cell goes on. The
-    host may make one of a finished attempt (`checkpoint_of`) to have only its speed measured again."""
+    host may make one of a finished attempt (`checkpoint_of`) to have only its speed measured again. Seconds and memory
+    in it are those of `place`; None: it is not told, so that they are nobody's."""
 
     schema_version: int = SCHEMA_VERSION
     identity: str
     runner_version: str
     batches: Batches
-    phases: dict[Phase, float]  # those completed -> seconds
+    place: Place | None = None
+    phases: dict[Phase, float | None]  # those completed -> seconds; None: of another place
     files: dict[str, str]  # what they left: path in the attempt's folder -> sha256
     choices: dict[str, Choice] = {}
     training: TrainingReport | None = None
@@ -762,13 +790,15 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def checkpoint_of(spec: CellSpec, result: Result, folder: Path) -> Checkpoint:
-    """A finished attempt as one whose phase `time` is still to come; `folder` holds its adapter and predictions. What
-    belongs to the machine it ran on (cold start) is left out. Raises OSError."""
+    """A finished attempt as one whose phase `time` is still to come; `folder` holds its adapter and predictions. The
+    cold start is left out: it is measured again. Raises OSError."""
+    told = result.phases.keys() | {phase for phase in PHASES if phase_reason(phase) in result.reasons}
     return Checkpoint(
         identity=result.identity,
         runner_version=spec.runner_version,
         batches=batches_of(spec),
-        phases={phase: seconds for phase, seconds in result.phases.items() if phase != "time"},
+        place=place_of(result.provenance),
+        phases={phase: result.phases.get(phase) for phase in PHASES if phase in told and phase != "time"},
         files=digests(folder, (ADAPTER_FOLDER, PREDICTIONS_FILE)),
         choices={name: choice for name, choice in result.effective.items() if name not in PLACE_CHOICES},
         training=result.training,
@@ -776,6 +806,11 @@ def checkpoint_of(spec: CellSpec, result: Result, folder: Path) -> Checkpoint:
         memory=result.memory,
         reasons={name: reason for name, reason in result.reasons.items() if not hasattr(result.summary, name)},
     )
+
+
+def phase_reason(phase: Phase) -> str:
+    """The name in `Result.reasons` under which it says why a phase's seconds are left out."""
+    return f"phases.{phase}"
 
 
 def read(path: Path, kind: type[T]) -> T:

@@ -7,7 +7,9 @@ import gc
 from contextlib import suppress
 from pathlib import Path
 
-from runner.contract import Device
+import msgspec
+
+from runner.contract import Device, Memory
 
 MB = 2**20
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -27,6 +29,12 @@ def give_back() -> None:
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def larger(one: Memory, other: Memory) -> Memory:
+    """Of each figure; one that is not known of both is not known."""
+    both = zip(msgspec.structs.asdict(one).items(), msgspec.structs.astuple(other), strict=True)
+    return Memory(**{name: max(a, b) for (name, a), b in both if a is not None and b is not None})
 
 
 class PeakMeter:
@@ -74,6 +82,14 @@ class PeakMeter:
         import torch
 
         return torch.cuda.max_memory_allocated() / MB
+
+    def training(self) -> Memory:
+        """The peaks, as those of training."""
+        return Memory(
+            rss_peak_training_mb=self.peak_rss_mb(),
+            device_peak_training_mb=self.device_peak_mb(),
+            device_reserved_mb=self.device_reserved_mb(),
+        )
 
     def device_reserved_mb(self) -> float | None:
         if self.device == "cuda":

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 
-from runner.contract import CellSpec, Provenance, usable_cores
+from runner.contract import CellSpec, Place, Provenance, usable_cores
 from runner.device import cpu_model, package_versions
 
 
@@ -35,6 +35,29 @@ def collect(spec: CellSpec, started: float) -> Provenance:
         image_digest=spec.image_digest,
         limits=spec.limits,
     )
+
+
+def place(spec: CellSpec) -> Place:
+    """The same that `place_of` finds in the provenance."""
+    return Place(
+        executor=spec.executor,
+        image_digest=spec.image_digest,
+        threads=spec.threads,
+        cpus=spec.limits.cpus,
+        cpu_model=cpu_model(),
+        gpu_model=_gpu_model(spec.device),
+    )
+
+
+def measured_at(there: Place | None) -> str:
+    """Why a figure of that place is none of this attempt's."""
+    if there is None:
+        return "measured in an earlier attempt, which did not tell where"
+    threads = f"{there.threads} thread{'' if there.threads == 1 else 's'}"
+    image = there.image_digest and f"image {there.image_digest.removeprefix('sha256:')[:12]}"
+    cpus = there.cpus and f"at most {there.cpus:g} cores"
+    details = [detail for detail in (image, threads, cpus, there.cpu_model, there.gpu_model) if detail]
+    return f"measured in an earlier attempt under {there.executor}, {', '.join(details)}"
 
 
 def _gpu_model(device: str) -> str | None:

@@ -15,10 +15,11 @@ import msgspec
 from runner import device as devices
 from runner.checkpoint import TrainingStore, put, read_tensors
 from runner.clock import Clock
-from runner.contract import CellSpec, Choice, Event, Split, TrainingReport, TrainingSpec, batches_of
+from runner.contract import CellSpec, Choice, Event, Memory, Split, TrainingReport, TrainingSpec, batches_of
 from runner.data.prepared import Rows
+from runner.provenance import place
 from runner.scoring import BaselinePredictor, Predictor, TransformerPredictor
-from runner.training import Encoded, Trainer, plan_schedule
+from runner.training import Encoded, Parts, Trainer, plan_schedule
 
 if TYPE_CHECKING:
     from runner.models.baselines import Baseline
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Emit = Callable[[Event], None]
 Warn = Callable[[str], None]
+Peaks = Callable[[], Memory]
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,12 @@ class Size:
 
 class Subject(Protocol):
     """`resumes`: whether what it has trained can be kept and brought back. `trained_files`: the best weights in the
-    checkpoint, with their sha256. `earlier_s`: seconds of training in the attempts that this one went on from."""
+    checkpoint, with their sha256. `parts`: of which attempts the training was made."""
 
     merged: bool
     resumes: bool
     trained_files: dict[str, str]
-    earlier_s: float
+    parts: Parts
 
     def load(self, adapter: Path | None = None) -> dict[str, Choice]:
         """The untrained model, or the trained one that `export` left in `adapter`."""
@@ -58,7 +60,7 @@ class Subject(Protocol):
         ...
 
     def tokenize(self) -> None: ...
-    def train(self, emit: Emit, warn: Warn, clock: Clock) -> TrainingReport | None: ...
+    def train(self, emit: Emit, warn: Warn, clock: Clock, peaks: Peaks) -> TrainingReport | None: ...
     def export(self, folder: Path) -> None: ...
     def predictor(self) -> Predictor: ...
     def size(self) -> Size: ...
@@ -81,9 +83,9 @@ class BaselineSubject:
 
     merged = False
     resumes = False
-    earlier_s = 0.0
 
     def __init__(self, spec: CellSpec, splits: dict[Split, Rows]) -> None:
+        self.parts = Parts()
         self.trained_files: dict[str, str] = {}
         self._spec = spec
         self._splits = splits
@@ -104,7 +106,7 @@ class BaselineSubject:
     def tokenize(self) -> None:
         return
 
-    def train(self, emit: Emit, warn: Warn, clock: Clock) -> None:
+    def train(self, emit: Emit, warn: Warn, clock: Clock, peaks: Peaks) -> None:
         assert self._baseline is not None
         rows = self._splits["train"]
         self._baseline.fit(rows.texts, rows.labels, len(self._spec.dataset.label_names))
@@ -135,7 +137,7 @@ class TransformerSubject:
         self._encoded: dict[Split, Encoded] = {}
         self.merged = False
         self.trained_files: dict[str, str] = {}
-        self.earlier_s = 0.0
+        self.parts = Parts()
 
     def load(self, adapter: Path | None = None) -> dict[str, Choice]:
         from runner.models.load import load
@@ -174,10 +176,11 @@ class TransformerSubject:
             rows = self._splits[split]
             self._encoded[split] = Encoded(input_ids=predictor.encode(rows.texts), labels=rows.labels)
 
-    def train(self, emit: Emit, warn: Warn, clock: Clock) -> TrainingReport:
+    def train(self, emit: Emit, warn: Warn, clock: Clock, peaks: Peaks) -> TrainingReport:
         spec, validator = self._spec, self._make_predictor()
         sizes = batches_of(spec)
-        key = f"{spec.identity} {spec.runner_version} {sizes.batch_size} x {sizes.accumulation}"
+        formats = f"{spec.device} {self._dtype.value}"
+        key = f"{spec.identity} {spec.runner_version} {sizes.batch_size} x {sizes.accumulation} {formats}"
         store = TrainingStore(self._out, key, warn)
         trainer = Trainer(
             loaded=self._loaded,
@@ -188,13 +191,15 @@ class TransformerSubject:
             device=spec.device,
             dtype=str(self._dtype.value),
             store=store,
+            place=place(spec),
+            peaks=peaks,
             predict=lambda ids: validator.predict_encoded(ids, sizes.evaluation_batch_size),
             emit=emit,
             clock=clock,
         )
         report = trainer.run()
         self.trained_files = store.best_file()
-        self.earlier_s = trainer.earlier_s
+        self.parts = trainer.parts
         return report
 
     def export(self, folder: Path) -> None:

@@ -14,12 +14,11 @@ def summarize(
     timed: Timing | None,
     memory: Memory,
     report: TrainingReport | None,
-    train_s: float,
+    train_s: float | None,
 ) -> Summary:
     metrics = quality.metrics if quality else {}
     best = max(timed.throughput, key=lambda t: t.samples_per_s, default=None) if timed else None
-    on_device = spec.device != "cpu" and spec.model.kind != "baseline"
-    peak = memory.device_peak_inference_mb if on_device else memory.rss_peak_inference_mb
+    training_s = report.seconds if report else train_s
     return Summary(
         model_name=spec.model.alias,
         accuracy=metrics.get("accuracy"),
@@ -31,18 +30,28 @@ def summarize(
         latency_p99_ms=timed.latency.p99_ms if timed else None,
         throughput_tokens_per_sec=best.tokens_per_s if best else None,
         throughput_samples_per_sec=best.samples_per_s if best else None,
-        memory_allocated_mb=peak,
-        training_time_hours=(report.seconds if report else train_s) / 3600,
+        memory_allocated_mb=getattr(memory, _peak_name(spec)),
+        training_time_hours=None if training_s is None else training_s / 3600,
     )
 
 
-def null_reasons(summary: Summary, timed: Timing | None, spec: CellSpec) -> dict[str, str]:
-    """Why each figure of the summary that is null is so."""
+def _peak_name(spec: CellSpec) -> str:
+    on_device = spec.device != "cpu" and spec.model.kind != "baseline"
+    return "device_peak_inference_mb" if on_device else "rss_peak_inference_mb"
+
+
+def null_reasons(summary: Summary, timed: Timing | None, spec: CellSpec, known: dict[str, str]) -> dict[str, str]:
+    """Why each figure of the summary that is null is so. `known`: why what they are made of is."""
     reasons: dict[str, str] = {}
+    if summary.memory_allocated_mb is None:
+        unknown = f"no peak memory is known on {spec.device} here"
+        reasons["memory_allocated_mb"] = known.get(_peak_name(spec), unknown)
+    if summary.training_time_hours is None:
+        reasons["training_time_hours"] = known["training.seconds"]
     if timed is None:
         names = ("ttft_mean_ms", "latency_median_ms", "latency_p99_ms")
         names += ("throughput_tokens_per_sec", "throughput_samples_per_sec")
-        return dict.fromkeys(names, "the phase 'time' was not asked for")
+        return reasons | dict.fromkeys(names, "the phase 'time' was not asked for")
     for name, p in (("latency_median_ms", 50), ("latency_p99_ms", 99)):
         if getattr(summary, name) is None:
             reasons[name] = (
@@ -53,8 +62,6 @@ def null_reasons(summary: Summary, timed: Timing | None, spec: CellSpec) -> dict
         reasons["throughput_tokens_per_sec"] = f"'{spec.model.alias}' has no tokenizer"
     if timed.cold_start_s is None:
         reasons["cold_start_s"] = "a baseline is fitted, not loaded"
-    if summary.memory_allocated_mb is None:
-        reasons["memory_allocated_mb"] = f"no peak memory is known on {spec.device} here"
     return reasons
 
 

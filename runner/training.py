@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner import device as devices
-from runner.checkpoint import Course, TrainingState, TrainingStore, put
+from runner.checkpoint import Course, TrainingState, TrainingStore, add_point, put
 from runner.clock import Clock, per_second
-from runner.contract import CurvePoint, Device, Event, Metrics, Progress, TrainingReport, TrainingSpec
+from runner.contract import (
+    CurvePoint,
+    Device,
+    Event,
+    Memory,
+    Metrics,
+    Place,
+    Progress,
+    TrainingReport,
+    TrainingSpec,
+)
 from runner.errors import RunnerError
+from runner.memory import larger
+from runner.provenance import measured_at
 from runner.tasks import classification
 
 if TYPE_CHECKING:
@@ -123,10 +135,27 @@ class _Machinery:
             self.scaler.load_state_dict(state.scaler)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What the attempts that this training went on from make of its figures. `memory`: their peaks, where there were
+    any attempts; `elsewhere`: why theirs do not count; `here`: whether this process trained too."""
+
+    earlier_s: float = 0.0  # of training and saving
+    memory: Memory | None = None
+    elsewhere: str | None = None
+    here: bool = True
+
+    def joined(self, here: Memory) -> Memory:
+        """The peaks of all of the training, from those of this process."""
+        if self.elsewhere is not None:
+            return Memory()
+        return here if self.memory is None else larger(self.memory, here)
+
+
 @dataclass
 class Trainer:
-    """One training of one model. `predict` maps token ids to probabilities with the model as it now is. `earlier_s`:
-    seconds of the attempts that this one goes on from, known once it runs."""
+    """One training of one model. `predict` maps token ids to probabilities with the model as it now is; `peaks` tells
+    those of memory since training began in this process. `parts` are known once it has run."""
 
     loaded: LoadedModel
     train: Encoded
@@ -136,14 +165,19 @@ class Trainer:
     device: Device
     dtype: str
     store: TrainingStore
+    place: Place
+    peaks: Callable[[], Memory]
     predict: Callable[[Sequence[list[int]]], NDArray[np.float64]]
     emit: Callable[[Event], None]
     clock: Clock
-    earlier_s: float = 0.0
+    parts: Parts = Parts()
     _at: Course = field(default_factory=Course)
-    _started_s: float = 0.0  # by the clock, as the two below
+    _earlier: TrainingState | None = None
+    _samples_before: int = 0  # this process
+    _started_s: float = 0.0  # by the clock, as the next
     _saved_s: float = 0.0
-    _saving_s: float = 0.0  # how long that took
+    _save_s: float = 0.0  # how long the last save took, and all of them in this process
+    _saving_s: float = 0.0
 
     def run(self) -> TrainingReport:
         """Trains, or goes on where an earlier attempt was; leaves the model with its best weights. Raises
@@ -153,43 +187,55 @@ class Trainer:
         self._resume(machinery)
         self._started_s = self._saved_s = self.clock()
         reported_s = -math.inf
-        at = self._at
+        at, begun_at = self._at, self._at.step
         for batches in islice(self._steps(schedule), at.step, None):
             if at.stopped:
                 break
             loss = self._step(batches, machinery)
             at.step += 1
             at.samples += sum(len(batch) for batch in batches)
-            at.loss_curve.append(CurvePoint(step=at.step, values={"loss": loss}))
+            add_point(at.loss_curve, CurvePoint(step=at.step, values={"loss": loss}), at.step)
             if self.clock() - reported_s >= PROGRESS_EVERY_S:
                 reported_s = self.clock()
                 self._report(schedule, loss, machinery)
             if at.step % schedule.eval_every == 0 or at.step == schedule.steps:
                 self._evaluate(schedule)
                 self._save(machinery)
-            elif self.clock() - self._saved_s >= max(SAVE_EVERY_S, SAVE_PAUSE * self._saving_s):
+            elif self.clock() - self._saved_s >= max(SAVE_EVERY_S, SAVE_PAUSE * self._save_s):
                 self._save(machinery)
         restored = put(self.store.best(), self._trained_tensors())
         assert restored
+        self.parts = replace(self.parts, here=at.step > begun_at)
         return self._told(schedule)
 
     def _told(self, schedule: Schedule) -> TrainingReport:
-        at, seconds = self._at, self._seconds()
+        at, seconds = self._at, None if self.parts.elsewhere else self._seconds()
         return TrainingReport(
             steps=at.step,
             epochs=at.step / schedule.steps_per_epoch,
             samples_seen=at.samples,
             seconds=seconds,
-            samples_per_s=per_second(at.samples, seconds),
+            samples_per_s=None if seconds is None else per_second(at.samples, seconds),
             best_step=at.best_step,
             best_f1=at.best_f1,
             stopped_early=at.stopped and at.step < schedule.steps,
+            saving_s=self._saved_for_s(),
             loss_curve=tuple(at.loss_curve),
             validation_curve=tuple(at.validation_curve),
         )
 
     def _seconds(self) -> float:
-        return self.earlier_s + self.clock() - self._started_s
+        """Of training at this place."""
+        earlier_s = self._counting.seconds if self._counting else 0.0
+        return earlier_s + self.clock() - self._started_s - self._saving_s
+
+    def _saved_for_s(self) -> float:
+        return self._saving_s + (self._counting.saving_s if self._counting else 0.0)
+
+    @property
+    def _counting(self) -> TrainingState | None:
+        """What it goes on from, where the figures in that are this place's."""
+        return None if self.parts.elsewhere else self._earlier
 
     # --- going on -----------------------------------------------------------------------------
 
@@ -205,14 +251,21 @@ class Trainer:
         devices.set_random_states(
             {name.removeprefix(RANDOM): point.optimizer[name] for name in point.optimizer.keys() - tensors.keys()}
         )
-        self._at = point.state.course
-        self.earlier_s = point.state.seconds
+        state = self._earlier = point.state
+        self._at = state.course
+        self._samples_before = state.course.samples
+        elsewhere = state.elsewhere or (measured_at(state.place) if state.place != self.place else None)
+        self.parts = Parts(0.0 if elsewhere else state.seconds + state.saving_s, state.memory, elsewhere)
 
     def _save(self, machinery: _Machinery) -> None:
         begun_s = self.clock()
         state = TrainingState(
             key=self.store.key,
+            place=self.place,
+            elsewhere=self.parts.elsewhere,
             seconds=self._seconds(),
+            saving_s=self._saved_for_s(),
+            memory=self.parts.joined(self.peaks()),
             course=self._at,
             rates=machinery.rates,
             scheduler=machinery.scheduler.state_dict(),
@@ -221,7 +274,8 @@ class Trainer:
         random = {RANDOM + name: tensor for name, tensor in devices.random_states(self.device).items()}
         self.store.save(state, self._trained_tensors(), machinery.tensors() | random)
         self._saved_s = self.clock()
-        self._saving_s = self._saved_s - begun_s
+        self._save_s = self._saved_s - begun_s
+        self._saving_s += self._save_s
 
     def _trained_tensors(self) -> dict[str, torch.Tensor]:
         return {name: p for name, p in self.loaded.model.named_parameters() if p.requires_grad}
@@ -292,7 +346,8 @@ class Trainer:
     def _report(self, schedule: Schedule, loss: float, machinery: _Machinery) -> None:
         at = self._at
         left = (schedule.steps - at.step) * self.spec.batch_size * self.spec.accumulation
-        rate = per_second(at.samples, self._seconds())
+        elsewhere = self._samples_before if self.parts.elsewhere else 0
+        rate = per_second(at.samples - elsewhere, self._seconds())
         self.emit(
             Progress(
                 phase="train",
@@ -320,7 +375,8 @@ class Trainer:
             "accuracy": float((predicted == labels).mean()),
             "f1": f1,
         }
-        at.validation_curve.append(CurvePoint(step=at.step, values=values))
+        at.evaluations += 1
+        add_point(at.validation_curve, CurvePoint(step=at.step, values=values), at.evaluations)
         self.emit(Metrics(phase="train", split="validation", step=at.step, values=values))
         if f1 > at.best_f1:
             at.best_f1, at.best_step = f1, at.step

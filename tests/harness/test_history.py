@@ -73,6 +73,10 @@ def finished(results: Path, spec: CellSpec, run: str = "earlier", **changes: Any
     return attempt.result
 
 
+def peaks(training_mb: float) -> Memory:
+    return Memory(rss_peak_training_mb=training_mb, rss_peak_inference_mb=50)
+
+
 def improved(results: Path, spec: CellSpec) -> Estimate:
     return History(results).improve(spec, COMPUTED)
 
@@ -90,15 +94,28 @@ def test_another_seed_of_the_same_cell_is_measured(tmp_path: Path) -> None:
 
 
 def test_seconds_are_a_mean_and_memory_the_largest(tmp_path: Path) -> None:
-    finished(tmp_path, encoder(seed=1), phases={"train": 10.0}, memory=Memory(rss_peak_training_mb=100))
-    finished(tmp_path, encoder(seed=2), phases={"train": 30.0}, memory=Memory(rss_peak_training_mb=300))
+    finished(tmp_path, encoder(seed=1), phases={"train": 10.0}, memory=peaks(100))
+    finished(tmp_path, encoder(seed=2), phases={"train": 30.0}, memory=peaks(300))
     found = improved(tmp_path, encoder(seed=3))
     assert (found.seconds - start_s(encoder()), found.memory_mb) == (20.0, 300)
 
 
-def test_figures_that_are_not_known_stay_computed(tmp_path: Path) -> None:
-    finished(tmp_path, encoder(), memory=Memory())
+@pytest.mark.parametrize(
+    "memory",
+    [
+        Memory(),
+        Memory(rss_after_load_mb=700, rss_peak_training_mb=900),  # it went on after the training
+        Memory(rss_after_load_mb=700, rss_peak_inference_mb=900),  # a part was trained elsewhere
+    ],
+)
+def test_figures_that_are_not_known_stay_computed(tmp_path: Path, memory: Memory) -> None:
+    finished(tmp_path, encoder(), memory=memory)
     assert improved(tmp_path, encoder()).memory_mb == COMPUTED.memory_mb
+
+
+def test_a_cell_done_at_two_places_tells_no_seconds(tmp_path: Path) -> None:
+    finished(tmp_path, encoder(), phases={"time": 3.0}, reasons={"phases.train": "measured in an earlier attempt"})
+    assert improved(tmp_path, encoder()) == COMPUTED
 
 
 def test_on_a_gpu_what_its_allocator_held_counts(tmp_path: Path) -> None:
@@ -203,7 +220,7 @@ def test_what_no_plain_file_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_absurd_figures_stay_finite(tmp_path: Path) -> None:
-    finished(tmp_path, encoder(), phases={"train": 1e308, "load": -5.0}, memory=Memory(rss_peak_training_mb=1e308))
+    finished(tmp_path, encoder(), phases={"train": 1e308, "load": -5.0}, memory=peaks(1e308))
     same, other = improved(tmp_path, encoder()), improved(tmp_path, encoder(dataset=prepared("o", "e" * 64)))
     assert (same.memory_mb, same.seconds) == (history.GREATEST, history.GREATEST + start_s(encoder()))
     assert other.seconds <= 2 * history.GREATEST

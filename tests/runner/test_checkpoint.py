@@ -28,9 +28,11 @@ from runner.contract import (
     Checkpoint,
     Fallback,
     LoraSpec,
+    Memory,
     Metrics,
     ModelSpec,
     PhaseStarted,
+    Place,
     Progress,
     Result,
     TrainingReport,
@@ -52,6 +54,8 @@ MakeCell = Callable[..., CellSpec]
 Read = Callable[[Path], list[Any]]
 WORDS = [f"word{number} other" for number in range(30)]
 SPEC = TrainingSpec(epochs=2, batch_size=4, accumulation=2, learning_rate=5e-3, patience=50)  # 6 steps, all evaluated
+HERE = Place(executor="native", threads=1)
+THERE = Place(executor="docker", image_digest="sha256:abcdef0123456789", threads=2, cpu_model="A Chip")
 SPARSE = msgspec.structs.replace(SPEC, epochs=4, batch_size=2, accumulation=1)  # 48 steps, evaluated every 4
 
 
@@ -107,6 +111,8 @@ def train(
         "device": "cpu",
         "dtype": "float32",
         "store": TrainingStore(folder, "key", lambda message: events.append(Warned(message=message))),
+        "place": HERE,
+        "peaks": Memory,
         "predict": predictor(loaded),
         "emit": events.append,
         "clock": Steps(),
@@ -124,9 +130,8 @@ def train(
 
 def same(report: TrainingReport, other: TrainingReport) -> bool:
     """All but the seconds."""
-    return msgspec.structs.replace(report, seconds=0, samples_per_s=0) == msgspec.structs.replace(
-        other, seconds=0, samples_per_s=0
-    )
+    none: dict[str, Any] = {"seconds": None, "samples_per_s": None, "saving_s": 0.0}
+    return msgspec.structs.replace(report, **none) == msgspec.structs.replace(other, **none)
 
 
 @pytest.mark.parametrize("kills", [(2,), (4,), (6,), (3, 5), (1, 2, 2)], ids=str)
@@ -222,7 +227,8 @@ def test_seconds_are_those_of_all_attempts(cell_spec: MakeCell, tmp_path: Path) 
     clock = Steps()
     report, _, _ = train(load(cell_spec("scratch"), WORDS), tmp_path, clock=clock)
     assert state.seconds > 5
-    assert report.seconds == state.seconds + clock.s - 1
+    assert report.seconds is not None
+    assert report.seconds + report.saving_s == state.seconds + state.saving_s + clock.s - 1
     assert report.samples_per_s == report.samples_seen / report.seconds
 
 
@@ -407,12 +413,18 @@ def test_phases_that_were_complete_are_not_done_again(
     assert whole.training is not None
     assert same(result.training, whole.training)
     assert tuple(result.phases) == PHASES
-    assert result.phases["train"] >= result.training.seconds
+    assert result.phases["train"] >= (result.training.seconds or 0) + result.training.saving_s > 0
     assert (result.parameters_total, result.parameters_trainable) == (
         whole.parameters_total,
         whole.parameters_trainable,
     )
-    assert result.reasons.keys() == whole.reasons.keys()
+    unknown = {"rss_before_inference_mb", "rss_peak_inference_mb", "memory_allocated_mb"} if phase != "time" else set()
+    assert result.reasons.keys() == whole.reasons.keys() | unknown
+    assert {name for name, value in msgspec.structs.asdict(result.memory).items() if value is not None} == {
+        name
+        for name, value in msgspec.structs.asdict(whole.memory).items()
+        if value is not None and name not in unknown
+    }
     assert {path.name for path in (tmp_path / "two").iterdir()} == {
         path.name for path in (tmp_path / "whole").iterdir()
     }
@@ -557,7 +569,7 @@ def test_an_adapter_that_cannot_be_loaded_is_trained_again(
 
 
 def test_a_finished_result_handed_over_is_only_timed(spec: CellSpec, tmp_path: Path, events_of: Read) -> None:
-    """The cold start is measured anew, it belongs to the machine."""
+    """The cold start is measured anew, it belongs to the machine; the other place's seconds and memory are left out."""
     finished = run(spec, tmp_path / "one")
     (tmp_path / "two").mkdir()
     for name in ("adapter", "predictions.parquet"):
@@ -569,11 +581,12 @@ def test_a_finished_result_handed_over_is_only_timed(spec: CellSpec, tmp_path: P
     result = run(msgspec.structs.replace(spec, executor="docker"), tmp_path / "two")
     assert started(events_of(tmp_path / "two")) == ["load", "time"]
     assert predictions(tmp_path / "two") == before
-    assert (result.quality, result.training, result.warnings) == (
-        finished.quality,
-        finished.training,
-        finished.warnings,
-    )
+    assert (result.quality, result.warnings) == (finished.quality, finished.warnings)
+    assert result.training is not None
+    assert finished.training is not None
+    assert same(result.training, finished.training)
+    assert (result.training.seconds, result.training.samples_per_s) == (None, None)
+    assert result.phases.keys() == {"load", "time"}
     assert result.effective["executor"].value == "docker"
     assert result.timing is not None
     assert finished.timing is not None

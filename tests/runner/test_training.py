@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from runner.checkpoint import TrainingStore
-from runner.contract import CellSpec, Metrics, Progress, TrainingReport, TrainingSpec
+from runner.contract import CellSpec, Memory, Metrics, Place, Progress, TrainingReport, TrainingSpec
 from runner.errors import RunnerError
 from runner.models.batches import pad_batch
 from runner.models.load import LoadedModel, load
@@ -87,6 +87,8 @@ def trainer(loaded: LoadedModel, folder: Path, spec: TrainingSpec = SPEC, **chan
         "device": "cpu",
         "dtype": "float32",
         "store": TrainingStore(Path(tempfile.mkdtemp(dir=folder)), "key", lambda message: None),
+        "place": Place(executor="native", threads=1),
+        "peaks": Memory,
         "predict": predictor(loaded),
         "emit": lambda event: None,
         "clock": time.perf_counter,
