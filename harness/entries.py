@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from harness.board import FEW_TEST_ROWS, Figure
 from harness.metrics import CONFUSION_METRICS, PROBABILITY_METRICS
 from harness.statistics import IntArray
-from runner.contract import CellSpec, Provenance, Result
+from runner.contract import CellSpec, Choice, Provenance, Result
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,14 +199,14 @@ def _at_chance(entry: Entry, figures: Mapping[str, Figure]) -> bool:
     return low is not None and labels is not None and low <= np.bincount(labels).max() / labels.size
 
 
+def batch_was_reduced(requested: Mapping[str, Any], effective: Mapping[str, Choice]) -> bool:
+    """After memory ran out, say."""
+    names = ("batch_size", "accumulation", "evaluation_batch_size", "throughput_batch_size")
+    return any(name in requested and name in effective and effective[name].value != requested[name] for name in names)
+
+
 def _reduced_batch(entry: Entry, _figures: Mapping[str, Figure]) -> bool:
-    return any(
-        name in record.result.requested
-        and name in record.result.effective
-        and record.result.effective[name].value != record.result.requested[name]
-        for record in entry.records
-        for name in ("batch_size", "accumulation", "evaluation_batch_size", "throughput_batch_size")
-    )
+    return any(batch_was_reduced(record.result.requested, record.result.effective) for record in entry.records)
 
 
 def _no_timing(_entry: Entry, figures: Mapping[str, Figure]) -> bool:

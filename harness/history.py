@@ -19,10 +19,22 @@ from typing import Any
 
 import msgspec
 
+from harness.entries import batch_was_reduced
 from harness.estimates import CONTEXT_MB, Estimate, epochs_of, estimate_of, start_s
 from harness.shapes import lengths_of
 from harness.store import RunFolder
-from runner.contract import FILE_BYTES, PHASES, CellSpec, ContractError, Memory, Phase, open_plain, phase_reason, slug
+from runner.contract import (
+    FILE_BYTES,
+    PHASES,
+    CellSpec,
+    Choice,
+    ContractError,
+    Memory,
+    Phase,
+    open_plain,
+    phase_reason,
+    slug,
+)
 
 READ_AT_MOST = 3  # results of a group
 LOOKED_AT = 100  # cells of a group, for as many that are finished
@@ -62,14 +74,17 @@ class Past(msgspec.Struct, frozen=True):
     phases: dict[Phase, float] = {}
     reasons: dict[str, str] = {}
     requested: dict[str, Any] = {}
+    effective: dict[str, Choice] = {}
     training: _Training | None = None
     quality: _Quality | None = None
     timing: _Timing | None = None
 
     @property
-    def whole(self) -> bool:
-        """Whether all of it was done at the place that it names: else some of its phases' seconds are left out."""
-        return not any(phase_reason(phase) in self.reasons for phase in PHASES)
+    def tells(self) -> bool:
+        """Whether all of it was done at the place that it names, else some of its phases' seconds are left out; and with
+        the batches that were asked for, else it took less memory than another seed would."""
+        elsewhere = any(phase_reason(phase) in self.reasons for phase in PHASES)
+        return not elsewhere and not batch_was_reduced(self.requested, self.effective)
 
     @property
     def host_mb(self) -> float:
@@ -159,7 +174,7 @@ def _finished(cells: list[Path]) -> Iterator[Past]:
     for cell in heapq.nlargest(LOOKED_AT, cells, key=_changed):
         attempt = RunFolder(cell.parent.parent).finished_attempt(cell.name)
         past = _past(attempt.result) if attempt else None
-        if past is not None and past.whole:
+        if past is not None and past.tells:
             yield past
 
 

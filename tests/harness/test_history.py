@@ -16,6 +16,7 @@ from harness.history import History, estimates_for
 from harness.store import RunFolder
 from runner.contract import (
     CellSpec,
+    Choice,
     Latency,
     Memory,
     ModelSpec,
@@ -116,6 +117,14 @@ def test_figures_that_are_not_known_stay_computed(tmp_path: Path, memory: Memory
 def test_a_cell_done_at_two_places_tells_no_seconds(tmp_path: Path) -> None:
     finished(tmp_path, encoder(), phases={"time": 3.0}, reasons={"phases.train": "measured in an earlier attempt"})
     assert improved(tmp_path, encoder()) == COMPUTED
+
+
+def test_a_cell_whose_batch_was_halved_tells_nothing(tmp_path: Path) -> None:
+    batch = encoder().training.batch_size
+    finished(tmp_path, encoder(seed=1), effective={"batch_size": Choice(value=batch // 2, reason="halved")})
+    assert improved(tmp_path, encoder(seed=2)) == COMPUTED
+    finished(tmp_path, encoder(seed=3), effective={"batch_size": Choice(value=batch, reason="as configured")})
+    assert improved(tmp_path, encoder(seed=2)).basis == "measured"
 
 
 def test_on_a_gpu_what_its_allocator_held_counts(tmp_path: Path) -> None:
