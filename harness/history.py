@@ -81,8 +81,8 @@ class Past(msgspec.Struct, frozen=True):
 
     @property
     def tells(self) -> bool:
-        """Whether all of it was done at the place that it names, else some of its phases' seconds are left out; and with
-        the batches that were asked for, else it took less memory than another seed would."""
+        """Whether all of it was done at the place that it names, else some of its phases' seconds are left out; and
+        with the batches that were asked for, else it took less memory than another seed would."""
         elsewhere = any(phase_reason(phase) in self.reasons for phase in PHASES)
         return not elsewhere and not batch_was_reduced(self.requested, self.effective)
 
