@@ -17,7 +17,8 @@ import psutil
 from harness.gpus import GpuState, state_of
 
 SAMPLE_S = 0.05
-QUIET_SHARE = 0.10  # of all cores: what a system does by itself stays below
+QUIET_SHARE = 0.10  # of all cores, or of a GPU: what a system does by itself stays below ...
+QUIET_CORES = 0.25  # ... and no more than so many cores are busy with it, however many there are
 SWAPPED_BYTES = 2**20
 ASLEEP_S = 0.05
 GPU_REST_S = 2.0  # what a GPU tells of its use is a mean over up to a second ...
@@ -100,11 +101,12 @@ class LoadWatch:
         """Wait until the machine has come to rest, for so long at most. Whether the window is quiet is then the
         holder's to say, who knows what is its own."""
         deadline = time.monotonic() + patience_s
+        quiet_share = min(QUIET_SHARE, QUIET_CORES / (os.cpu_count() or 1))
         last = self._machine.cpu_time()
         while True:
             await asyncio.sleep(SAMPLE_S)
             now = self._machine.cpu_time()
-            if busy_share(last, now) < QUIET_SHARE or time.monotonic() >= deadline:
+            if busy_share(last, now) < quiet_share or time.monotonic() >= deadline:
                 return
             last = now
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,13 @@ def test_it_waits_until_the_machine_is_quiet() -> None:
     machine = PlayedMachine([0.9, 0.5, 0.1, 0.09])
     asyncio.run(LoadWatch(machine).quiet(5.0))
     assert machine.shares == []
+
+
+def test_on_many_cores_one_that_is_busy_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    machine = PlayedMachine([0.06, 0.06, 0.01, 0.5, 0.5])
+    asyncio.run(LoadWatch(machine).quiet(5.0))
+    assert machine.shares == [0.5]
 
 
 def test_it_does_not_wait_for_ever() -> None:
