@@ -159,16 +159,22 @@ def measure_blocks(
     stretches there are."""
     share = Share.of(spec, largest_batch)
     tried: list[Measured] = []
+    repeats = share.repeats
     for block, requests in enumerate(stretches, 1):
-        tried += _block(predictor, requests, share, block, leases)
+        windows = _block(predictor, requests, share, block, leases, repeats)
+        tried += windows
+        # What disturbs all windows of a block goes on: no more than one of the next is tried, until one is clean.
+        repeats = 0 if all(one.window.contaminated for one in windows) else share.repeats
         emit(Progress(phase="time", step=block, steps=len(stretches)))
     return pooled(tried)
 
 
-def _block(predictor: Predictor, requests: Sequence[str], share: Share, block: int, leases: Leases) -> list[Measured]:
+def _block(
+    predictor: Predictor, requests: Sequence[str], share: Share, block: int, leases: Leases, repeats: int
+) -> list[Measured]:
     """Its windows: one, or more where it was disturbed. The first clean one counts, else the least disturbed."""
     tried: list[Measured] = []
-    while len(tried) <= share.repeats:
+    while len(tried) <= repeats:
         tried.append(_window(predictor, requests, share, block, leases))
         if not tried[-1].window.contaminated:
             break

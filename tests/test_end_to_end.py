@@ -138,7 +138,8 @@ def test_another_version_of_a_dataset_is_refused(demo: tuple[World, Outcome]) ->
 def test_own_file_with_guessed_columns(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.write("reviews.csv", reviews())
-    outcome = world.moodbench("run", "--data", "reviews.csv", "--models", "tfidf-logreg,majority", "--seeds", "1,2")
+    models = ("--models", "tfidf-logreg,majority", "--seeds", "1,2", "--smoke")
+    outcome = world.moodbench("run", "--data", "reviews.csv", *models)
     assert outcome.code == 0, outcome.err
     assert "'review' (guessed)" in outcome.err and "'sentiment' (guessed)" in outcome.err
     assert "tfidf-logreg" in outcome.out and "Next:" in outcome.out

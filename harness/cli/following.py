@@ -213,11 +213,10 @@ def _conclude(folder: RunFolder, finished: RunFinished | None, *, owns: bool, js
         discard_if_never_begun(folder)
     if finished.outcome == "broken":
         raise EngineError(Word(exit_code=finished.exit_code, message=finished.message, hint=finished.hint))
-    if not json_lines:
-        if began:
-            _print_end(folder, finished)
-        else:
-            click.echo("interrupted", err=True)
+    if began and not json_lines:
+        _print_end(folder, finished)
+    elif finished.outcome == "interrupted":
+        click.echo("interrupted", err=True)
     return finished.exit_code
 
 

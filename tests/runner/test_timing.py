@@ -595,5 +595,15 @@ def test_how_often_a_disturbed_block_is_repeated_can_be_set(
 ) -> None:
     foreign(monkeypatch, *[0.5] * 20)
     timed = run(Predictor(clock), **FIVE, repeats=repeats)
-    assert [window.block for window in timed.windows] == [block for block in range(1, 6) for _ in range(repeats + 1)]
+    assert [window.block for window in timed.windows] == [1] * repeats + [1, 2, 3, 4, 5]
     assert timed.contaminated
+
+
+def test_after_a_block_that_never_was_clean_one_try_is_enough_until_one_is(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign(monkeypatch, *[0.5] * 4, 0.5, 0.01, 0.5, 0.01, 0.01)
+    timed = run(Predictor(clock), **FIVE)
+    assert [(w.block, w.contaminated) for w in timed.windows] == [
+        *[(1, True)] * 4, (2, True), (3, False), (4, True), (4, False), (5, False),
+    ]  # fmt: skip
