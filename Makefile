@@ -1,16 +1,20 @@
 # make demo    install into .venv, run the suite `demo`, print the leaderboard
 # make test    install the test extra, run the test suite
+# make chaos   kill engines, cells and containers again and again: takes some minutes more
 # make check   what CI checks besides the tests
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test chaos check clean
 
 demo: .venv/.demo
 	$(BIN)/moodbench run demo --run demo
 
 test: .venv/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not chaos"
+
+chaos: .venv/.test
+	$(BIN)/python -m pytest -n 2 --dist load -m chaos
 
 check: .venv/.dev
 	$(BIN)/ruff check

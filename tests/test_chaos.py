@@ -169,6 +169,7 @@ class Chaos:
         return False
 
 
+@pytest.mark.chaos
 def test_kills_at_any_moment_change_nothing(calm: Site) -> None:
     expected = predictions(calm)
     site = Site(calm.world, fresh_name("chaos"), calm.client)
