@@ -1,6 +1,6 @@
 # make demo    install into .venv, run the suite `demo`, print the leaderboard
 # make test    install the test extra, run the test suite
-# make chaos   kill engines, cells and containers again and again: takes some minutes more
+# make chaos   kill engines, cells and containers, fill disks, let cells hang: takes some minutes more
 # make check   what CI checks besides the tests
 PYTHON ?= python3
 BIN := .venv/bin

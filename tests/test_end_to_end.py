@@ -159,7 +159,8 @@ def test_inline_suite_with_official_splits(tmp_path: Path) -> None:
         "  - {name: local, train: data/train.csv, test: data/dev.csv, text_column: text, label_column: label,\n"
         "     sizes: {train: null, validation: 20, test: null}}\n"
         "methods: [lora]\n"
-        "seeds: [3]\n",
+        "seeds: [3]\n"
+        "evaluation: {windows: 1, repeats: 0, latency_min_s: 0, throughput_texts: 20, throughput_min_s: 0}\n",
     )
     outcome = world.moodbench("run", "mine.yaml", "--run", "mine", "--json")
     assert outcome.code == 0, outcome.err

@@ -48,6 +48,7 @@ from tests.harness.test_native import QUICK
 from tests.support import World, reviews, wait_until
 from tests.survival import SCRATCH, TINY, Site, carried_out, journal_is_whole, predictions, suite
 
+pytestmark = pytest.mark.chaos
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the system lists no processes in files")
 
 # Python runs this at its start. What of `codes` belongs to this cell is done in its process before the runner's work.
