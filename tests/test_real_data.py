@@ -17,7 +17,10 @@ pytestmark = [
     pytest.mark.skipif(DATA is None, reason="MOODBENCH_TEST_DATA is not set"),
 ]
 
-QUICK = "evaluation: {windows: 1, repeats: 0, latency_min_s: 0, latency_max_s: 0.2, throughput_batch_sizes: [32], throughput_max_s: 1}\n"
+QUICK = (
+    "evaluation: {windows: 1, repeats: 0, latency_min_s: 0, latency_max_s: 0.2, throughput_batch_sizes: [32],\n"
+    "  throughput_max_s: 1}\n"
+)
 
 
 def rows_of(world: World, suite: str) -> dict[str, dict[str, Any]]:
