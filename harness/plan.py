@@ -15,9 +15,7 @@ from harness.executors import Capacity
 from harness.packing import GPU_SPARE, Packer
 from runner.contract import CellSpec, Failure, LoraSpec, Method
 
-MEMORY_SHARE = (
-    0.9  # of the machine's, for all cells together, so that a cell that takes too much is ended, not the host
-)
+MEMORY_SHARE = 0.9  # for all cells together, so that one that takes too much is ended, not the host
 LIMIT_SPARE = 1.25  # how far a cell may go beyond its estimate
 SHORTER = (256, 128, 64)  # tokens
 CHEAPER: Mapping[Method, tuple[Method, ...]] = {"full": ("lora", "frozen"), "lora": ("frozen",)}
@@ -109,8 +107,17 @@ def make_plan(
         if key not in advice:
             advice[key] = _nearest(spec, needs, room, estimate)
         cells.append(PlanEntry(spec, needs, "overcommitted" if overcommit else "refused", lacking, advice[key]))
-    memory_mb = int(capacity.memory_mb * MEMORY_SHARE) if capacity.memory_mb else None
-    return _totalled(Plan(tuple(cells), disk_free_mb=disk_free_mb), Packer(capacity, jobs, memory_mb=memory_mb))
+    return _totalled(Plan(tuple(cells), disk_free_mb=disk_free_mb), packer_of(capacity, jobs))
+
+
+def packer_of(capacity: Capacity, jobs: int | None) -> Packer:
+    """An empty one, with what all cells together may take of the machine's memory."""
+    return Packer(capacity, jobs, memory_mb=memory_for_cells(capacity))
+
+
+def memory_for_cells(capacity: Capacity) -> int | None:
+    """In MB; None: it is not known what there is."""
+    return int(capacity.memory_mb * MEMORY_SHARE) if capacity.memory_mb else None
 
 
 def without(plan: Plan, finished: Collection[str], packer: Packer) -> Plan:
@@ -156,8 +163,8 @@ def makespan_s(cells: Sequence[PlanEntry], packer: Packer) -> float:
 def _room(spec: CellSpec, capacity: Capacity) -> _Room:
     """A limit that the user set counts where it is lower."""
     known = [spec.limits.memory_mb] if spec.limits.memory_mb else []
-    if capacity.memory_mb is not None:
-        known.append(int(capacity.memory_mb * MEMORY_SHARE))
+    if (for_cells := memory_for_cells(capacity)) is not None:
+        known.append(for_cells)
     sizes = [gpu.memory_mb for gpu in capacity.gpus]
     device_mb = None
     if spec.device == "cuda" and sizes and None not in sizes:

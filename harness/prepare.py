@@ -3,7 +3,6 @@ out, `plan` shows it."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +13,11 @@ from harness.estimates import Estimate
 from harness.executors.choice import Executors
 from harness.history import estimates_for
 from harness.packing import Packer
-from harness.plan import MEMORY_SHARE, Plan, make_plan, memory_needed
+from harness.plan import Plan, make_plan, memory_needed, packer_of
 from harness.preflight import preflight
 from harness.request import NO_LIMIT, RunOptions, RunRequest
 from harness.resolve import limits_of, resolve
+from harness.run_lock import free_mb
 from harness.state import PlannedCell
 from runner.contract import CellSpec, DeviceInfo, Failure
 
@@ -38,8 +38,7 @@ class Prepared:
 async def prepare(request: RunRequest, executors: Executors, results: Path, notify: Callable[[str], None]) -> Prepared:
     """`results`: where earlier runs lie, whose figures improve the estimates. Raises InputError, SetupError."""
     options, capacity = request.options, executors.cells.capacity
-    memory_mb = int(capacity.memory_mb * MEMORY_SHARE) if capacity.memory_mb else None
-    packer = Packer(capacity, options.jobs, memory_mb=memory_mb)
+    packer = packer_of(capacity, options.jobs)
     limits = limits_of(options, executors.cells, packer.threads)
     specs: dict[str, CellSpec] = {}
     unavailable: dict[str, tuple[PlannedCell, Failure]] = {}
@@ -73,7 +72,7 @@ def set_aside(plan: Plan) -> dict[str, Estimate]:
 
 def _free_mb(results: Path) -> int | None:
     there = next((folder for folder in (results, *results.absolute().parents) if folder.is_dir()), None)
-    return shutil.disk_usage(there).free // 2**20 if there else None
+    return free_mb(there) if there else None
 
 
 def _limited(spec: CellSpec, needs: Estimate, options: RunOptions) -> CellSpec:

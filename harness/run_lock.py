@@ -70,13 +70,14 @@ def check_writable(folder: RunFolder) -> None:
     finally:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
-    if free_mb(folder) < LEAST_FREE_MB:
+    if free_mb(folder.folder) < LEAST_FREE_MB:
         raise SetupError(
             f"less than {LEAST_FREE_MB} MB are free where {folder.folder} lies",
             "free some space, or choose another --results folder",
         )
 
 
-def free_mb(folder: RunFolder) -> int:
-    free = os.statvfs(folder.folder)
+def free_mb(folder: Path) -> int:
+    """On the disk that holds it."""
+    free = os.statvfs(folder)
     return free.f_bavail * free.f_frsize // 2**20

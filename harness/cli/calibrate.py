@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.calibration import LEAST_WINDOWS
 from harness.cli.options import executor_option
 from harness.cli.output import echo_json, print_table
 
@@ -19,7 +20,6 @@ speeds that differ by less as equal. It takes about two seconds a window; keep t
 
 Exit codes: 0 calibrated; 2 usage; 3 environment, or the machine was busy; 130 interrupted.
 """
-LEAST_WINDOWS = 10  # two cells' worth, as harness.calibration asks for
 # Floor -> (what it is called in a sentence, its metric, the field of what was measured).
 FIGURES = {
     "latency_p50": ("median latency", "latency_median_ms", "latency_p50_ms"),
