@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from harness.metrics import METRICS, OVERALL_METRICS
-from runner.contract import ExecutorName
+from runner.contract import Device, ExecutorName
 
-SCHEMA_VERSION = 2  # 2: noise_floor, level
+SCHEMA_VERSION = 3  # 2: noise_floor, level; 3: rank intervals, p_best, tie, pareto, speed keys, scaling, contrasts
+
+Normaliser = Literal["minmax", "zscore", "robust", "none"]
 
 FEW_TEST_ROWS = 200
 """Below this many test examples a row is flagged `few_test_rows`."""
@@ -60,8 +62,35 @@ class NoiseFloor(Base, frozen=True, kw_only=True):
     threads: int
 
 
-class Row(Base, frozen=True, kw_only=True):
-    """One model on one dataset. `rank`: 1 is best within its dataset version; null without a score."""
+class SpeedKey(Base, frozen=True, kw_only=True):
+    """What must be equal for two speeds to be comparable."""
+
+    device: Device
+    cpu_model: str | None
+    threads: int
+    gpu_model: str | None
+    executor: ExecutorName
+    image_digest: str | None
+    cpus: float | None
+
+
+class Place(Base, frozen=True, kw_only=True):
+    """Where a model stands among those it is ranked with, all null without a score. `rank`: 1 is best, equal scores
+    share the lower. `rank_low` to `rank_high` holds its true rank with 95 % confidence. `p_best`: the share of resamples
+    in which it is the best. `tie`: the number of its tie group, 1 the best: models that the data do not tell apart from
+    the best of the group."""
+
+    rank: int | None
+    rank_low: int | None
+    rank_high: int | None
+    p_best: float | None
+    tie: int | None
+
+
+class Row(Place, frozen=True, kw_only=True):
+    """One model on one dataset, ranked within its dataset version. `pareto`: whether no other is at least as good in F1,
+    p95 latency and peak memory and better in one; null where a figure is missing or not comparable. `speed_key`: of
+    `Leaderboard.speed_keys`; null where no speed was measured, or its seeds were measured at several places."""
 
     model: str
     dataset: str
@@ -70,19 +99,50 @@ class Row(Base, frozen=True, kw_only=True):
     device: str
     seeds: tuple[int, ...]
     test_rows: int
-    rank: int | None
+    architecture: str | None
+    parameters: int | None
+    pareto: bool | None
+    speed_key: str | None
     flags: tuple[str, ...]
     metrics: dict[str, Figure]
 
 
-class OverallRow(Base, frozen=True, kw_only=True):
+class OverallRow(Place, frozen=True, kw_only=True):
     """One model over all datasets: plain means of the per-dataset figures."""
 
     model: str
     method: str
     device: str
-    rank: int
     metrics: dict[str, Figure]
+
+
+class Scaling(Base, frozen=True, kw_only=True):
+    """How accuracy grows with size on one dataset: least squares of accuracy on log10(parameters) over `models` models.
+    `slope`: of a tenfold size; its interval is that of the models at hand, over examples and seeds. `residual`: root
+    mean square of what the line leaves."""
+
+    dataset: str
+    fingerprint: str
+    method: str
+    models: int
+    slope: Figure
+    intercept: float
+    residual: float
+
+
+class Contrast(Base, frozen=True, kw_only=True):
+    """One kind against another on one dataset, in accuracy and F1 or a ratio of speeds. `method`: the same models under
+    both methods (`pairs` of them). `architecture`: the mean of all encoders against that of all decoders under one
+    method (`pairs`: the smaller number of models). `difference`: `first` minus `second`."""
+
+    kind: Literal["method", "architecture"]
+    dataset: str
+    fingerprint: str
+    first: str
+    second: str
+    metric: str
+    pairs: int
+    difference: Figure
 
 
 class Leaderboard(Base, frozen=True, kw_only=True):
@@ -91,10 +151,14 @@ class Leaderboard(Base, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     confidence: float
     replicates: int
-    weights: dict[str, float]  # of the composite score: metric -> weight on its min-max normalised column
+    weights: dict[str, float]  # of the composite score: metric -> weight on its normalised column
+    normalise: Normaliser = "minmax"
     noise_floor: NoiseFloor | None = None  # null: the machine was not calibrated, and no figures are level
     rows: tuple[Row, ...]
     overall: tuple[OverallRow, ...] = ()
+    speed_keys: dict[str, SpeedKey] = {}  # speeds are ranked within one of them only
+    scaling: tuple[Scaling, ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
 
 
 def to_builtins(board: Leaderboard) -> dict[str, Any]:

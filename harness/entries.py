@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from harness.board import FEW_TEST_ROWS, Figure
+from harness.board import FEW_TEST_ROWS, Figure, SpeedKey
 from harness.metrics import CONFUSION_METRICS, PROBABILITY_METRICS
 from harness.statistics import IntArray
-from runner.contract import CellSpec, Choice, Provenance, Result
+from runner.contract import CellSpec, Choice, Device, Provenance, Result
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +25,12 @@ class CellRecord:
     fingerprint: str
     method: str
     seed: int
-    device: str
+    device: Device
     result: Result
     labels: IntArray | None
     predicted: IntArray | None
+    architecture: str | None = None
+    tails: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of p95 and p99: order-statistic interval
 
 
 @dataclass(frozen=True)
@@ -113,20 +115,7 @@ def window_values(name: str, result: Result) -> list[float]:
     return [value for value in values if value is not None]
 
 
-@dataclass(frozen=True)
-class SpeedKey:
-    """What must be equal for two speeds to be comparable."""
-
-    cpu_model: str | None
-    threads: int
-    gpu_model: str | None
-    executor: str
-    image_digest: str | None
-    cpus: float | None
-    device: str
-
-
-def speed_key(where: Provenance, device: str) -> SpeedKey:
+def speed_key(where: Provenance, device: Device) -> SpeedKey:
     return SpeedKey(
         cpu_model=where.cpu_model,
         threads=where.threads,

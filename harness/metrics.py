@@ -48,6 +48,7 @@ _ALL = (
     Metric("throughput_tokens_per_sec", "Throughput", "tokens/s", True, "large"),
     Metric("memory_allocated_mb", "Memory", "MB", False, "large"),
     Metric("training_time_hours", "Training", "h", False, "measure"),
+    Metric("accuracy_per_million_parameters", "Accuracy / size", "1/M parameters", True, "measure"),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
@@ -70,6 +71,9 @@ SPEED_METRICS = (
 )
 """Speed and memory: one figure a seed, with an interval over seeds."""
 
+
+DERIVED_METRICS = ("accuracy_per_million_parameters",)
+"""Computed from others."""
 
 OVERALL_METRICS = ("score", "accuracy", "f1")
 """Averaged over datasets."""

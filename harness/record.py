@@ -27,6 +27,7 @@ class CellEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     label_names: tuple[str, ...] = ()  # () in runs from before this was kept
     test_rows: int | None = None
     test_labels_sha256: str | None = None  # None: also where the dataset could not be read
+    architecture: str | None = None  # as the catalogue has it
 
     @property
     def key(self) -> tuple[str, str, str, int, str]:
@@ -98,4 +99,5 @@ def _entry_of(spec: CellSpec, labels_sha256: str | None) -> CellEntry:
         label_names=spec.dataset.label_names,
         test_rows=spec.dataset.splits["test"].rows,
         test_labels_sha256=labels_sha256,
+        architecture=spec.model.architecture,
     )
