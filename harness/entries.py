@@ -12,6 +12,7 @@ import numpy as np
 from harness.board import FEW_TEST_ROWS, Figure, SpeedKey
 from harness.metrics import CONFUSION_METRICS, PROBABILITY_METRICS
 from harness.statistics import IntArray
+from harness.store import AttemptPaths
 from runner.contract import CellSpec, Choice, Device, Provenance, Result
 
 
@@ -30,6 +31,7 @@ class CellRecord:
     labels: IntArray | None
     predicted: IntArray | None
     architecture: str | None = None
+    attempt: AttemptPaths | None = None  # where it was read; None: from a baseline file
     tails: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of p95 and p99: order-statistic interval
 
 
