@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.errors import unknown
+
 MISSING = "–"
 
 Format = Literal["share", "measure", "large"]
@@ -77,6 +79,32 @@ DERIVED_METRICS = ("accuracy_per_million_parameters",)
 
 OVERALL_METRICS = ("score", "accuracy", "f1")
 """Averaged over datasets."""
+
+ALIASES = {
+    "f1_macro": "f1",
+    "auc": "roc_auc",
+    "latency": "latency_median_ms",
+    "latency_p50": "latency_median_ms",
+    "latency_p95": "latency_p95_ms",
+    "latency_p99": "latency_p99_ms",
+    "ttft": "ttft_mean_ms",
+    "throughput": "throughput_samples_per_sec",
+    "throughput_tokens": "throughput_tokens_per_sec",
+    "memory": "memory_allocated_mb",
+    "training_time": "training_time_hours",
+    "accuracy_per_parameter": "accuracy_per_million_parameters",
+}
+"""What a user may write instead of the name of a metric."""
+
+
+def metric_named(text: str) -> Metric:
+    """By name or alias, in capitals or not, with '-' for '_'. Raises InputError with the nearest one."""
+    given = text.strip().lower().replace("-", "_")
+    name = ALIASES.get(given, given)
+    if name not in METRICS:
+        names = [min([full, *(a for a in ALIASES if ALIASES[a] == full)], key=len) for full in METRICS]
+        raise unknown("metric", text.strip(), [*METRICS, *ALIASES], f"metrics: {', '.join(names)}")
+    return METRICS[name]
 
 
 def format_value(name: str, value: float | None, *, unit: bool = False) -> str:

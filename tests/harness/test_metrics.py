@@ -1,12 +1,16 @@
 import pytest
 
+from harness.errors import InputError
 from harness.metrics import (
+    ALIASES,
     CONFUSION_METRICS,
+    DERIVED_METRICS,
     METRICS,
     PROBABILITY_METRICS,
     SPEED_METRICS,
     format_interval,
     format_value,
+    metric_named,
 )
 
 
@@ -52,10 +56,39 @@ def test_an_unknown_metric_is_refused() -> None:
 
 
 def test_every_metric_belongs_to_one_family() -> None:
-    families = [*CONFUSION_METRICS, *PROBABILITY_METRICS, *SPEED_METRICS, "score"]
+    families = [*CONFUSION_METRICS, *PROBABILITY_METRICS, *SPEED_METRICS, *DERIVED_METRICS, "score"]
     assert sorted(families) == sorted(METRICS)
 
 
 def test_headings_carry_units() -> None:
     assert METRICS["latency_median_ms"].heading == "Latency p50 (ms)"
     assert METRICS["accuracy"].heading == "Accuracy"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("accuracy", "accuracy"),
+        (" F1 ", "f1"),
+        ("latency", "latency_median_ms"),
+        ("latency_p95", "latency_p95_ms"),
+        ("latency-p99", "latency_p99_ms"),
+        ("Throughput", "throughput_samples_per_sec"),
+        ("memory", "memory_allocated_mb"),
+        ("memory_allocated_mb", "memory_allocated_mb"),
+    ],
+)
+def test_metrics_go_by_name_or_alias(text: str, name: str) -> None:
+    assert metric_named(text).name == name
+
+
+def test_an_alias_is_no_name_and_means_one() -> None:
+    assert not set(ALIASES) & set(METRICS)
+    assert set(ALIASES.values()) <= set(METRICS)
+
+
+def test_a_metric_that_is_not_known_is_answered_with_the_nearest() -> None:
+    with pytest.raises(InputError) as caught:
+        metric_named("throughputs")
+    assert caught.value.message == "unknown metric 'throughputs' (did you mean 'throughput'?)"
+    assert "latency, latency_p95, latency_p99" in caught.value.hint
