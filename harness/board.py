@@ -133,13 +133,14 @@ class Scaling(Base, frozen=True, kw_only=True):
 class Contrast(Base, frozen=True, kw_only=True):
     """One kind against another on one dataset, in accuracy and F1 or a ratio of speeds. `method`: the same models under
     both methods (`pairs` of them). `architecture`: the mean of all encoders against that of all decoders under one
-    method (`pairs`: the smaller number of models). `difference`: `first` minus `second`."""
+    `method`, null for a contrast of methods (`pairs`: the smaller number). `difference`: `first` minus `second`."""
 
     kind: Literal["method", "architecture"]
     dataset: str
     fingerprint: str
     first: str
     second: str
+    method: str | None = None
     metric: str
     pairs: int
     difference: Figure
