@@ -4,6 +4,15 @@ Letters for shapes stand in `arrays`. Nothing here reads a file or knows what a 
 """
 
 from harness.statistics.arrays import BoolArray, Counts, FloatArray, IntArray, Interval
+from harness.statistics.distributions import normal_cdf, normal_quantile
+from harness.statistics.intervals import (
+    bca_interval,
+    jackknife_quality,
+    order_statistic_interval,
+    percentile_interval,
+    ratio_interval,
+    wilson_interval,
+)
 from harness.statistics.quality import check_codes, confusion_counts, quality_from_confusion, quality_from_margins
 from harness.statistics.ranks import (
     competition_ranks,
@@ -29,18 +38,25 @@ __all__ = [
     "IntArray",
     "Interval",
     "Spread",
+    "bca_interval",
     "check_codes",
     "competition_ranks",
     "confusion_counts",
     "example_counts",
     "half_width",
+    "jackknife_quality",
     "levelled",
     "mean_over_seeds",
+    "normal_cdf",
+    "normal_quantile",
+    "order_statistic_interval",
     "pareto_front",
+    "percentile_interval",
     "probability_best",
     "quality_from_confusion",
     "quality_from_margins",
     "rank_bounds",
+    "ratio_interval",
     "resampled_quality",
     "seed_deviations",
     "seed_draws",
@@ -49,4 +65,5 @@ __all__ = [
     "spread_of_mean",
     "student_t",
     "tie_groups",
+    "wilson_interval",
 ]
