@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from functools import lru_cache
+from types import GenericAlias
+from typing import Any, Literal, cast
 
 import msgspec
 
 from harness.metrics import METRICS, OVERALL_METRICS
-from runner.contract import Device, ExecutorName
+from runner.contract import ContractError, Device, ExecutorName
 
-SCHEMA_VERSION = 3  # 2: noise_floor, level; 3: rank intervals, p_best, tie, pareto, speed keys, scaling, contrasts
+# 2: noise_floor, level; 3: rank intervals, p_best, tie, pareto, speed keys, scaling, contrasts. Another metric in the
+# registry is another version: from_json asks for all of them.
+SCHEMA_VERSION = 3
 
 Normaliser = Literal["minmax", "zscore", "robust", "none"]
 
@@ -22,7 +26,7 @@ FLAG_MEANINGS: dict[str, str] = {
     "few_requests": "Too few timed requests for the p95; it is withheld.",
     "few_test_rows": f"Fewer than {FEW_TEST_ROWS} test examples: the intervals are rough.",
     "no_predictions": "There are no predictions on the test split, so there is no rank.",
-    "no_timing": "Speed was not measured; it adds nothing to the score.",
+    "no_timing": "Speed was not measured; in the score it counts as the slowest.",
     "one_seed": "A single seed: the intervals leave out how much training, and speed from process to process, vary.",
     "only_model": "Nothing to compare with: the score is 0 by construction.",
     "other_data_version": "Another version of the dataset of this name; ranked apart from the larger group.",
@@ -76,9 +80,9 @@ class SpeedKey(Base, frozen=True, kw_only=True):
 
 class Place(Base, frozen=True, kw_only=True):
     """Where a model stands among those it is ranked with, all null without a score. `rank`: 1 is best, equal scores
-    share the lower. `rank_low` to `rank_high` holds its true rank with 95 % confidence. `p_best`: the share of resamples
-    in which it is the best. `tie`: the number of its tie group, 1 the best: models that the data do not tell apart from
-    the best of the group."""
+    share the lower. `rank_low` to `rank_high` holds its true rank with 95 % confidence. `p_best`: the share of
+    resamples in which it is the best. `tie`: the number of its tie group, 1 the best: models that the data do not tell
+    apart from the best of the group."""
 
     rank: int | None
     rank_low: int | None
@@ -88,8 +92,8 @@ class Place(Base, frozen=True, kw_only=True):
 
 
 class Row(Place, frozen=True, kw_only=True):
-    """One model on one dataset, ranked within its dataset version. `pareto`: whether no other is at least as good in F1,
-    p95 latency and peak memory and better in one; null where a figure is missing or not comparable. `speed_key`: of
+    """One model on one dataset, ranked within its dataset version. `pareto`: whether no other is at least as good in
+    F1, p95 latency and peak memory and better in one; null where a figure is missing or not comparable. `speed_key`: of
     `Leaderboard.speed_keys`; null where no speed was measured, or its seeds were measured at several places."""
 
     model: str
@@ -162,6 +166,10 @@ class Leaderboard(Base, frozen=True, kw_only=True):
     contrasts: tuple[Contrast, ...] = ()
 
 
+METRICS_OF: dict[str, tuple[str, ...]] = {"Row": tuple(METRICS), "OverallRow": OVERALL_METRICS}
+"""Kind of row -> the metrics that it has."""
+
+
 def to_builtins(board: Leaderboard) -> dict[str, Any]:
     """The board as JSON-ready dicts and lists, every metric at the top level of its row."""
     plain: dict[str, Any] = msgspec.to_builtins(board)
@@ -170,10 +178,27 @@ def to_builtins(board: Leaderboard) -> dict[str, Any]:
     return plain
 
 
+def from_json(data: bytes) -> Leaderboard:
+    """The board that `to_builtins` made, of this schema version or an older one: it is then given as one of this, where
+    what the older did not know is null. Raises ContractError, with the path of the field."""
+    try:
+        version = msgspec.json.decode(data, type=_Versioned).schema_version
+        if not 1 <= version <= SCHEMA_VERSION:
+            raise ContractError(f"schema_version {version} is none of this program's (1 to {SCHEMA_VERSION})")
+        stored = msgspec.json.decode(data, type=_stored_board(version < SCHEMA_VERSION))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ContractError(f"it is not a leaderboard: {error}") from None
+    known = {field: getattr(stored, field) for field in Leaderboard.__struct_fields__}
+    known["schema_version"] = SCHEMA_VERSION
+    known["rows"] = tuple(_unflat(Row, row) for row in stored.rows)
+    known["overall"] = tuple(_unflat(OverallRow, row) for row in stored.overall)
+    return Leaderboard(**known)
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema of what `to_builtins` gives: that of the types, with each metric at the top level of its row."""
     schema = msgspec.json.schema(Leaderboard)
-    for kind, metrics in (("Row", tuple(METRICS)), ("OverallRow", OVERALL_METRICS)):
+    for kind, metrics in METRICS_OF.items():
         row = schema["$defs"][kind]
         del row["properties"]["metrics"]
         row["properties"] |= {name: {"$ref": "#/$defs/Figure"} for name in metrics}
@@ -184,3 +209,39 @@ def json_schema() -> dict[str, Any]:
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     head = {key: list(value) if isinstance(value, tuple) else value for key, value in row.items() if key != "metrics"}
     return {**head, **row["metrics"]}
+
+
+# --- reading back -----------------------------------------------------------------------------
+
+
+class _Versioned(msgspec.Struct):
+    schema_version: int
+
+
+_NEW_IN_3 = ("rank_low", "rank_high", "p_best", "tie", "architecture", "parameters", "pareto", "speed_key")
+_NOT_YET = Figure(value=None, low=None, high=None, reason="the leaderboard is of an older version, without this figure")
+
+
+@lru_cache(maxsize=2)
+def _stored_board(older: bool) -> type[Leaderboard]:
+    """The type of what `to_builtins` gives, each metric a field of its row. `older`: what came with version 3 may be
+    absent."""
+    rows, overall = (GenericAlias(tuple, (_stored_row(kind, older), ...)) for kind in (Row, OverallRow))
+    fields: list[tuple[str, Any, Any]] = [("rows", rows, msgspec.NODEFAULT), ("overall", overall, ())]
+    board = msgspec.defstruct("Leaderboard", fields, bases=(Leaderboard,), frozen=True, kw_only=True)
+    return cast(type[Leaderboard], board)
+
+
+def _stored_row(kind: type[Row | OverallRow], older: bool) -> type[msgspec.Struct]:
+    fields: list[tuple[Any, ...]] = []
+    for field in msgspec.structs.fields(kind):
+        if field.name != "metrics":
+            fields.append((field.name, field.type, *([None] if older and field.name in _NEW_IN_3 else [])))
+    for metric in METRICS_OF[kind.__name__]:
+        fields.append((metric, Figure, *([_NOT_YET] if older else [])))
+    return msgspec.defstruct(kind.__name__, fields, bases=(Base,), frozen=True, kw_only=True)
+
+
+def _unflat(kind: type[Any], stored: msgspec.Struct) -> Any:
+    fields = {name: getattr(stored, name) for name in kind.__struct_fields__ if name != "metrics"}
+    return kind(**fields, metrics={metric: getattr(stored, metric) for metric in METRICS_OF[kind.__name__]})
