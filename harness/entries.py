@@ -13,7 +13,7 @@ from harness.board import FEW_TEST_ROWS, Figure, SpeedKey
 from harness.metrics import CONFUSION_METRICS, PROBABILITY_METRICS
 from harness.statistics import IntArray
 from harness.store import AttemptPaths
-from runner.contract import CellSpec, Choice, Device, Provenance, Result
+from runner.contract import CellSpec, Choice, Device, Provenance, Result, Throughput, Timing
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +99,11 @@ def measured_value(name: str, result: Result) -> float | None:
     return value
 
 
+def best_throughput(timing: Timing) -> Throughput | None:
+    """As the summary takes it."""
+    return max(timing.throughput, key=lambda one: one.samples_per_s, default=None)
+
+
 def window_values(name: str, result: Result) -> list[float]:
     """A speed metric in each window of timing that counts; empty when it is not known by window."""
     if result.timing is None:
@@ -110,7 +115,7 @@ def window_values(name: str, result: Result) -> list[float]:
         return [window.mean_ms for window in counted]
     if name not in ("throughput_samples_per_sec", "throughput_tokens_per_sec"):
         return []
-    best = max(result.timing.throughput, key=lambda one: one.samples_per_s, default=None)  # as the summary takes it
+    best = best_throughput(result.timing)
     by_size = [{one.batch_size: one for one in window.throughput} for window in counted]
     at_best = [sizes[best.batch_size] for sizes in by_size if best and best.batch_size in sizes]
     values = [one.samples_per_s if name == "throughput_samples_per_sec" else one.tokens_per_s for one in at_best]
@@ -144,12 +149,16 @@ def planned_speed_key(spec: CellSpec, cpu_model: str | None, gpu_model: str | No
 
 def speed_keys(entries: Sequence[Entry]) -> set[SpeedKey]:
     """The comparability keys of all measured speeds; more than one: speed is not ranked."""
-    return {
-        speed_key(record.result.provenance, record.device)
-        for entry in entries
-        for record in entry.records
-        if record.result.timing
-    }
+    return {key for entry in entries for key in speed_keys_of(entry)}
+
+
+def speed_keys_of(entry: Entry) -> set[SpeedKey]:
+    return {speed_key(record.result.provenance, record.device) for record in entry.records if record.result.timing}
+
+
+def parameters_of(entry: Entry) -> int | None:
+    """Those of the last seed, all having the same."""
+    return entry.records[-1].result.parameters_total
 
 
 # --- flags and reasons -------------------------------------------------------------------------

@@ -44,14 +44,15 @@ def read_integers(path: Path, names: Sequence[str], rows: int | None, limit: int
 def read_predictions(
     path: Path, classes: int, rows: int | None, labels_sha256: str | None
 ) -> tuple[IntArray, IntArray]:
-    """Labels and predictions, each (rows,) and within the `classes`; None: not known. Raises ContractError, OSError."""
+    """Labels and predictions, each int16 (rows,) and within the `classes`; None: not known. Raises ContractError,
+    OSError."""
     labels, predicted = read_integers(path, ("label", "predicted"), rows, PREDICTIONS_BYTES)
     for name, values in (("label", labels), ("predicted", predicted)):
-        if values.size == 0 or values.min() < 0 or values.max() >= classes:
+        if values.size == 0 or values.min() < 0 or values.max() >= min(classes, 2**15):
             raise ContractError(f"{path}: the column '{name}' is not within the {classes} labels")
     if labels_sha256 is not None and sha256_of(labels) != labels_sha256:
         raise ContractError(f"{path}: the labels are not those of the test split")
-    return labels, predicted
+    return labels.astype("i2"), predicted.astype("i2")
 
 
 def true_labels_sha256(dataset: PreparedDataset) -> str | None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harness.errors import InputError
-from harness.leaderboard import checked_predictions, checked_result
+from harness.evidence import checked_predictions, checked_result
 from harness.record import CellEntry
 from harness.store import AttemptPaths, RunFolder, writing
 from runner.contract import (
@@ -39,7 +39,7 @@ from runner.contract import (
 )
 
 if TYPE_CHECKING:
-    from harness.entries import SpeedKey
+    from harness.board import SpeedKey
 
 REUSED_FILE = "reused.json"
 UNFINISHED = ".reuse-"  # the name of an attempt while it is being taken over begins so

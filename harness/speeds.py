@@ -52,15 +52,22 @@ def measured(name: str, entry: Entry) -> Measured | None:
     return Measured(np.array([figure for figure, _ in found]), windows)
 
 
-def interval_of(found: Measured, value: float, confidence: float) -> Interval | str:
+def interval_of(name: str, entry: Entry, found: Measured, value: float, confidence: float) -> Interval | str:
     """The interval of a mean `value`, or why there is none: from its windows, where they are known of every seed, else
-    from the seeds alone."""
+    from the seeds alone. That of a tail percentile with one seed comes from the order of its requests, as if they were
+    independent."""
+    if len(found.figures) == 1 and (tail := _tail_of(name, entry)):
+        return Interval(np.float64(min(value, tail[0])), np.float64(max(value, tail[1])))
     half = half_width(found.windows if found.in_windows else found.figures[:, None], confidence)
     if not np.isnan(half):
         return Interval(np.maximum(value - half, 0.0), value + half)
     if found.in_windows:
         return "no interval: measured with one seed, in one window"
     return "no interval: measured with one seed"
+
+
+def _tail_of(name: str, entry: Entry) -> tuple[float, float] | None:
+    return next((record.tails[name] for record in entry.records if name in record.tails), None)
 
 
 # --- the noise floor --------------------------------------------------------------------------

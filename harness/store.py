@@ -4,6 +4,7 @@ results/<run>/
   run.json                              what the run consists of: RunRecord
   journal.jsonl                         the run's own events, one JSON object a line
   leaderboard.json                      the ranking when the run last ended
+  evidence.json                         what was read of finished cells, to be read faster
   calibration.json                      the noise floor of the machine, where it was calibrated
   cells/<cell>/attempt-001/             spec.json, events.jsonl, log.txt, and result.json or failure.json,
                                         predictions.parquet, adapter/; checkpoint/ while it is unfinished;
@@ -192,6 +193,10 @@ class RunFolder:
     @property
     def leaderboard(self) -> Path:
         return self.folder / "leaderboard.json"
+
+    @property
+    def evidence(self) -> Path:
+        return self.folder / "evidence.json"
 
     @property
     def calibration(self) -> Path:

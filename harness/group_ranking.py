@@ -1,0 +1,407 @@
+"""The ranking of one dataset version. What belongs to one entry is computed when one of its cells arrives; what depends
+on all of them (score, ranks, ties) whenever the rows are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from harness.analysis import RankedGroup
+from harness.board import Figure, NoiseFloor, Place, Row, SpeedKey
+from harness.composite import RankOptions, composite, score_varies
+from harness.entries import (
+    CellRecord,
+    Entry,
+    common_labels,
+    common_seeds,
+    count_test_rows,
+    entries_of,
+    flags_of,
+    parameters_of,
+    reason_for,
+    speed_keys,
+    speed_keys_of,
+    stacked_predictions,
+)
+from harness.metrics import CONFUSION_METRICS, METRICS, PROBABILITY_METRICS, SPEED_METRICS
+from harness.speeds import SHOWN_LEVEL, Measured, applies, interval_of, level, measured, shared_levels
+from harness.statistics import (
+    BoolArray,
+    Counts,
+    FloatArray,
+    Interval,
+    competition_ranks,
+    confusion_counts,
+    example_counts,
+    mean_over_seeds,
+    pareto_front,
+    probability_best,
+    quality_from_confusion,
+    rank_bounds,
+    resampled_quality,
+    seed_deviations,
+    seed_draws,
+    separated,
+    speed_samples,
+    spread_of_mean,
+    tie_groups,
+)
+from harness.statistics.intervals import percentile_interval
+
+Key = tuple[str, str, str]  # model, method, device
+ALWAYS_KEPT = ("accuracy", "f1")  # replicates that the overall rows and the analysis need
+PARETO = {"f1": 1.0, "latency_p95_ms": -1.0, "memory_allocated_mb": -1.0}
+NO_PLACE = Place(rank=None, rank_low=None, rank_high=None, p_best=None, tie=None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Quality:
+    """Of one scored entry: values with their intervals, and the replicates (B,) that are needed again."""
+
+    values: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    samples: Mapping[str, npt.NDArray[np.float32]]
+
+
+NO_QUALITY = _Quality({}, {}, {})
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What is computed of an entry alone."""
+
+    entry: Entry
+    quality: _Quality
+    measured: Mapping[str, Measured]  # metric -> what its seeds measured
+    samples: Mapping[str, FloatArray]  # replicates (B,) of those among them that are weighted
+
+    @property
+    def key(self) -> Key:
+        return (self.entry.model, self.entry.method, self.entry.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Score:
+    """(M,) and (B, M); NaN for a model without predictions. `fixed`: its interval has no width, though columns vary."""
+
+    values: FloatArray
+    samples: FloatArray
+    intervals: Interval
+    fixed: BoolArray
+
+
+@dataclass(frozen=True, eq=False)
+class RankedRows:
+    """Rows in the order of the entries, with the joint replicates (B, M) of score, accuracy and F1; NaN: no score."""
+
+    rows: tuple[Row, ...]
+    samples: Mapping[str, FloatArray]
+    group: RankedGroup
+
+    @property
+    def places(self) -> dict[Key, int]:
+        """Where in the columns those with a score are."""
+        return {(row.model, row.method, row.device): i for i, row in enumerate(self.rows) if row.rank is not None}
+
+
+class GroupRanking:
+    """All cells of one dataset version."""
+
+    def __init__(self, dataset: str, fingerprint: str, options: RankOptions, floor: NoiseFloor | None) -> None:
+        self.dataset = dataset
+        self.fingerprint = fingerprint
+        self._options = options
+        self._floor = floor
+        # Streams depend on the dataset alone: another model leaves the intervals of the others' quality as they were,
+        # and datasets of equal size are not resampled alike.
+        self._stream = int.from_bytes(hashlib.sha256(f"{dataset}\0{fingerprint}".encode()).digest()[:8])
+        self._records: dict[str, CellRecord] = {}
+        self._known: dict[Key, _Known] = {}
+        self._classes = 0
+        self._counts: Counts | None = None
+        self._ranked: RankedRows | None = None
+
+    @property
+    def finished(self) -> float:
+        return max(record.result.provenance.finished for record in self._records.values())
+
+    @property
+    def entries(self) -> int:
+        return len({(record.model, record.method, record.device) for record in self._records.values()})
+
+    def add(self, record: CellRecord) -> None:
+        self._records[record.cell] = record
+        self._ranked = None
+
+    def rank(self) -> RankedRows:
+        """Raises ValueError when cells disagree about the labels."""
+        if self._ranked is None:
+            self._ranked = self._rank(self._up_to_date())
+        return self._ranked
+
+    # --- of one entry ---
+
+    def _up_to_date(self) -> list[_Known]:
+        entries = entries_of(list(self._records.values()))
+        classes = max(len(record.result.label_names) for record in self._records.values())
+        if classes != self._classes:
+            self._known, self._classes = {}, classes
+        stale = [entry for entry in entries if not _same(self._known.get(_key(entry)), entry)]
+        for known in self._computed(stale):
+            self._known[known.key] = known
+        return [self._known[_key(entry)] for entry in entries]
+
+    def _computed(self, entries: Sequence[Entry]) -> Iterable[_Known]:
+        qualities = self._qualities([entry for entry in entries if entry.scored])
+        for entry in entries:
+            found = {name: one for name in (*PROBABILITY_METRICS, *SPEED_METRICS) if (one := measured(name, entry))}
+            weighted = {name: one for name, one in found.items() if name in self._options.weights}
+            samples = {name: self._speed_samples(entry, name, one) for name, one in weighted.items()}
+            yield _Known(entry, qualities.get(_key(entry), NO_QUALITY), found, samples)
+
+    def _qualities(self, entries: Sequence[Entry]) -> dict[Key, _Quality]:
+        """Entries with equally many seeds are computed together."""
+        if not entries:
+            return {}
+        labels = common_labels([r for r in self._records.values() if r.predicted is not None])
+        if self._counts is None:
+            self._counts = example_counts(labels.size, self._options.replicates, self._rng("examples"))
+        groups: dict[int, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            groups[len(entry.scored)].append(entry)
+        found: dict[Key, _Quality] = {}
+        for seeds, alike in groups.items():
+            predicted = np.concatenate([stacked_predictions(entry) for entry in alike])
+            point = quality_from_confusion(confusion_counts(labels, predicted, self._classes))
+            samples = resampled_quality(labels, predicted, self._classes, self._counts)
+            draws = seed_draws(seeds, self._options.replicates, self._rng("seeds"))
+            columns = {name: _column(point[name], samples[name], seed_deviations(draws, seeds)) for name in point}
+            found |= self._by_entry(alike, columns)
+        return found
+
+    def _by_entry(self, entries: Sequence[Entry], columns: Mapping[str, _Column]) -> dict[Key, _Quality]:
+        kept = {*ALWAYS_KEPT, *self._options.weights} & columns.keys()
+        intervals = {name: self._interval(name, one) for name, one in columns.items()}
+        return {
+            _key(entry): _Quality(
+                values={name: float(one.values[i]) for name, one in columns.items()},
+                intervals={name: (float(one.low[i]), float(one.high[i])) for name, one in intervals.items()},
+                samples={name: columns[name].samples[:, i].astype(np.float32) for name in kept},
+            )
+            for i, entry in enumerate(entries)
+        }
+
+    def _interval(self, name: str, column: _Column) -> Interval:
+        """Few seeds have heavy tails, which may reach beyond what a share can be."""
+        least = -1.0 if name == "mcc" else 0.0
+        low, high = percentile_interval(column.samples, self._options.confidence)
+        return Interval(np.clip(low, least, 1.0), np.clip(high, least, 1.0))
+
+    def _speed_samples(self, entry: Entry, name: str, found: Measured) -> FloatArray:
+        spread = spread_of_mean(found.windows if found.in_windows else found.figures[:, None])
+        rng = self._rng("speed", *_key(entry), name)
+        mean, replicates = float(found.figures.mean()), self._options.replicates
+        return speed_samples(mean, float(spread.error), float(spread.freedom), replicates, rng)
+
+    def _rng(self, *names: str) -> np.random.Generator:
+        """A stream of its own for each purpose."""
+        digest = hashlib.sha256("\0".join(names).encode()).digest()
+        return np.random.default_rng([self._options.seed, self._stream, int.from_bytes(digest[:8])])
+
+    # --- of all of them ---
+
+    def _rank(self, known: Sequence[_Known]) -> RankedRows:
+        entries = [one.entry for one in known]
+        comparable = len(speed_keys(entries)) <= 1
+        floor = self._floor if comparable and self._floor and applies(self._floor, entries) else None
+        score = self._score(known, floor, comparable)
+        places = _places(score)
+        fronts = _pareto(known)
+        levels = {name: shared_levels(name, self._scored_values(known, name, score), floor) for name in SPEED_METRICS}
+        usual = common_seeds(entries)
+        rows = []
+        for i, one in enumerate(known):
+            figures = self._figures(one, score, i, {name: float(column[i]) for name, column in levels.items()})
+            group_flags = {
+                "speed_not_comparable": not comparable,
+                "only_model": len(known) == 1,
+                "seeds_differ": one.entry.seeds != usual,
+                "score_without_width": bool(score.fixed[i]),
+                "speed_tied": any(figures[name].level is not None for name in SHOWN_LEVEL),
+            }
+            rows.append(self._row(one.entry, places[i], fronts[i], figures, group_flags))
+        return self._with_samples(known, score, tuple(rows))
+
+    def _with_samples(self, known: Sequence[_Known], score: _Score, rows: tuple[Row, ...]) -> RankedRows:
+        samples = {name: self._replicates(known, name) for name in ALWAYS_KEPT}
+        group = RankedGroup(self.dataset, self.fingerprint, rows, samples, self._options.confidence)
+        return RankedRows(rows, {"score": score.samples, **samples}, group)
+
+    def _scored_values(self, known: Sequence[_Known], name: str, score: _Score) -> FloatArray:
+        """(M,): of a measured metric; NaN without a score, so that such a model shares a level with none."""
+        values = [float(one.measured[name].figures.mean()) if name in one.measured else np.nan for one in known]
+        return np.where(np.isnan(score.values), np.nan, values)
+
+    def _score(self, known: Sequence[_Known], floor: NoiseFloor | None, comparable: bool) -> _Score:
+        """Normalised anew in every replicate, so that its interval covers the normalisation as well. A model that is
+        at the same end of every column in every replicate has an interval without width: its place is certain, its
+        figures are not. Models without predictions have no score, and do not stretch the others' columns."""
+        replicates, models = self._options.replicates, len(known)
+        values, samples = np.full(models, np.nan), np.full((replicates, models), np.nan)
+        weights = {
+            name: weight for name, weight in self._options.weights.items() if comparable or name not in SPEED_METRICS
+        }
+        at = [i for i, one in enumerate(known) if one.quality.values]
+        if not at or not weights:
+            return _Score(values, samples, Interval(values, values), np.zeros(models, dtype=bool))
+        scored = [known[i] for i in at]
+        points = {name: level(name, np.array([_value(one, name) for one in scored]), floor) for name in weights}
+        columns = {name: level(name, self._replicates(scored, name), floor) for name in weights}
+        values[at] = composite(points, weights, self._options.normalise)
+        samples[:, at] = composite(columns, weights, self._options.normalise)
+        intervals = percentile_interval(samples, self._options.confidence)
+        fixed = np.isclose(intervals.low, intervals.high) & score_varies(columns, weights)
+        return _Score(values, samples, intervals, fixed)
+
+    def _replicates(self, known: Sequence[_Known], name: str) -> FloatArray:
+        """(B, M); NaN where there is none."""
+        columns = np.full((self._options.replicates, len(known)), np.nan)
+        for i, one in enumerate(known):
+            if name in one.quality.samples:
+                columns[:, i] = one.quality.samples[name]
+            elif name in one.samples:
+                columns[:, i] = one.samples[name]
+        return columns
+
+    # --- a row ---
+
+    def _row(
+        self, entry: Entry, place: Place, pareto: bool | None, figures: dict[str, Figure], group_flags: dict[str, bool]
+    ) -> Row:
+        keys = speed_keys_of(entry)
+        return Row(
+            **msgspec.structs.asdict(place),
+            model=entry.model,
+            dataset=self.dataset,
+            fingerprint=self.fingerprint,
+            method=entry.method,
+            device=entry.device,
+            seeds=entry.seeds,
+            test_rows=count_test_rows(entry),
+            architecture=entry.records[-1].architecture,
+            parameters=parameters_of(entry),
+            pareto=pareto,
+            speed_key=key_id(next(iter(keys))) if len(keys) == 1 else None,
+            flags=flags_of(entry, figures, group_flags),
+            metrics=figures,
+        )
+
+    def _figures(self, known: _Known, score: _Score, i: int, levels: Mapping[str, float]) -> dict[str, Figure]:
+        figures = {name: self._figure(known, name, levels.get(name, np.nan)) for name in METRICS if name != "score"}
+        if np.isnan(score.values[i]):
+            reason = reason_for("score", known.entry) if not known.quality.values else "speed is not comparable"
+            return {"score": Figure(value=None, low=None, high=None, reason=reason), **figures}
+        low, high = float(score.intervals.low[i]), float(score.intervals.high[i])
+        return {"score": Figure(value=float(score.values[i]), low=low, high=high), **figures}
+
+    def _figure(self, known: _Known, name: str, common: float) -> Figure:
+        if name in CONFUSION_METRICS and name in known.quality.values:
+            low, high = known.quality.intervals[name]
+            return Figure(value=known.quality.values[name], low=low, high=high)
+        if name == "accuracy_per_million_parameters":
+            return _per_million(known)
+        found = known.measured.get(name)
+        if found is None:
+            return Figure(value=None, low=None, high=None, reason=reason_for(name, known.entry))
+        value = float(found.figures.mean())
+        shared = None if np.isnan(common) else common
+        if name in PROBABILITY_METRICS:
+            interval: Interval | str = "no interval: taken from the results, where test examples cannot be resampled"
+        else:
+            interval = interval_of(name, known.entry, found, value, self._options.confidence)
+        if isinstance(interval, str):
+            return Figure(value=value, low=None, high=None, reason=interval, level=shared)
+        return Figure(value=value, low=float(interval.low), high=float(interval.high), level=shared)
+
+
+@dataclass(frozen=True, eq=False)
+class _Column:
+    """(M,) and (B, M)."""
+
+    values: FloatArray
+    samples: FloatArray
+
+
+def _column(figures: FloatArray, samples: FloatArray, deviations: FloatArray) -> _Column:
+    """Means over seeds, from cells side by side: figures (M * S,), replicates (B, M * S)."""
+    by_seed = figures.reshape(-1, deviations.shape[1])
+    replicates = samples.reshape(len(samples), *by_seed.shape)
+    return _Column(by_seed.mean(axis=1), mean_over_seeds(by_seed, replicates, deviations))
+
+
+def _key(entry: Entry) -> Key:
+    return (entry.model, entry.method, entry.device)
+
+
+def _same(known: _Known | None, entry: Entry) -> bool:
+    if known is None or known.entry.superseded != entry.superseded:
+        return False
+    old = known.entry.records
+    return len(old) == len(entry.records) and all(a is b for a, b in zip(old, entry.records, strict=True))
+
+
+def _value(known: _Known, name: str) -> float:
+    if name in known.quality.values:
+        return known.quality.values[name]
+    return float(known.measured[name].figures.mean()) if name in known.measured else np.nan
+
+
+def _places(score: _Score) -> list[Place]:
+    places = [NO_PLACE] * len(score.values)
+    at = np.flatnonzero(~np.isnan(score.values))
+    if not at.size:
+        return places
+    values, samples = score.values[at], score.samples[:, at]
+    apart = separated(values, samples)
+    ranks, (low, high) = competition_ranks(values), rank_bounds(values, apart)
+    best, ties = probability_best(samples), tie_groups(values, apart)
+    for j, i in enumerate(at):
+        places[i] = Place(rank=ranks[j], rank_low=low[j], rank_high=high[j], p_best=float(best[j]), tie=ties[j])
+    return places
+
+
+def _pareto(known: Sequence[_Known]) -> list[bool | None]:
+    """Among those whose speed was measured at the same place."""
+    fronts: list[bool | None] = [None] * len(known)
+    places: dict[SpeedKey, list[int]] = defaultdict(list)
+    for i, one in enumerate(known):
+        keys = speed_keys_of(one.entry)
+        if len(keys) == 1 and not any(np.isnan(_value(one, name)) for name in PARETO):
+            places[next(iter(keys))].append(i)
+    for at in places.values():
+        columns = np.array([[sign * _value(known[i], name) for name, sign in PARETO.items()] for i in at])
+        for i, on in zip(at, pareto_front(columns), strict=True):
+            fronts[i] = bool(on)
+    return fronts
+
+
+def _per_million(known: _Known) -> Figure:
+    parameters = parameters_of(known.entry)
+    if "accuracy" not in known.quality.values:
+        return Figure(value=None, low=None, high=None, reason=reason_for("accuracy", known.entry))
+    if not parameters:
+        return Figure(value=None, low=None, high=None, reason="it has no parameters, or does not tell how many")
+    low, high = known.quality.intervals["accuracy"]
+    value, low, high = (x / parameters * 1e6 for x in (known.quality.values["accuracy"], low, high))
+    return Figure(value=value, low=low, high=high)
+
+
+def key_id(key: SpeedKey) -> str:
+    """Short, and the same in every run."""
+    return hashlib.sha256(msgspec.json.encode(key)).hexdigest()[:8]
