@@ -33,8 +33,8 @@ def composite(columns: Mapping[str, FloatArray], weights: Mapping[str, float], n
     """Weighted sum (..., M) of normalised columns (..., M); the sign of a weight gives the direction.
 
     The score is relative to the models it is computed with: under `minmax` the weights' positive sum for the best in
-    everything, 0 for a model alone. A constant column contributes nothing, and a missing (NaN) value counts as the worst
-    that is there: a model must not gain by not being measured.
+    everything, 0 for a model alone. A constant column contributes nothing, and a missing (NaN) value counts as the
+    worst that is there: a model must not gain by not being measured.
     """
     terms = [weight * normalised(_filled(columns[name], weight), normalise) for name, weight in weights.items()]
     total: FloatArray = np.sum(terms, axis=0, dtype=np.float64)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from harness.analysis import RankedGroup
 from harness.board import Figure, NoiseFloor, Place, Row, SpeedKey
@@ -29,8 +28,9 @@ from harness.entries import (
     speed_keys_of,
     stacked_predictions,
 )
-from harness.metrics import CONFUSION_METRICS, METRICS, PROBABILITY_METRICS, SPEED_METRICS
-from harness.speeds import SHOWN_LEVEL, Measured, applies, interval_of, level, measured, shared_levels
+from harness.figures import NO_QUALITY, Quality, figure_of
+from harness.metrics import METRICS, PROBABILITY_METRICS, SPEED_METRICS
+from harness.speeds import SHOWN_LEVEL, Measured, applies, level, measured, shared_levels
 from harness.statistics import (
     BoolArray,
     Counts,
@@ -61,25 +61,14 @@ NO_PLACE = Place(rank=None, rank_low=None, rank_high=None, p_best=None, tie=None
 
 
 @dataclass(frozen=True, eq=False)
-class _Quality:
-    """Of one scored entry: values with their intervals, and the replicates (B,) that are needed again."""
-
-    values: Mapping[str, float]
-    intervals: Mapping[str, tuple[float, float]]
-    samples: Mapping[str, npt.NDArray[np.float32]]
-
-
-NO_QUALITY = _Quality({}, {}, {})
-
-
-@dataclass(frozen=True, eq=False)
 class _Known:
-    """What is computed of an entry alone."""
+    """What is computed of an entry alone. `samples`: replicates (B,) of the weighted metrics that were measured.
+    `figures`: all but the score, without levels."""
 
     entry: Entry
-    quality: _Quality
-    measured: Mapping[str, Measured]  # metric -> what its seeds measured
-    samples: Mapping[str, FloatArray]  # replicates (B,) of those among them that are weighted
+    quality: Quality
+    samples: Mapping[str, FloatArray]
+    figures: Mapping[str, Figure]
 
     @property
     def key(self) -> Key:
@@ -163,9 +152,12 @@ class GroupRanking:
             found = {name: one for name in (*PROBABILITY_METRICS, *SPEED_METRICS) if (one := measured(name, entry))}
             weighted = {name: one for name, one in found.items() if name in self._options.weights}
             samples = {name: self._speed_samples(entry, name, one) for name, one in weighted.items()}
-            yield _Known(entry, qualities.get(_key(entry), NO_QUALITY), found, samples)
+            quality = qualities.get(_key(entry), NO_QUALITY)
+            names = [name for name in METRICS if name != "score"]
+            figures = {name: figure_of(name, entry, quality, found, self._options.confidence) for name in names}
+            yield _Known(entry, quality, samples, figures)
 
-    def _qualities(self, entries: Sequence[Entry]) -> dict[Key, _Quality]:
+    def _qualities(self, entries: Sequence[Entry]) -> dict[Key, Quality]:
         """Entries with equally many seeds are computed together."""
         if not entries:
             return {}
@@ -175,7 +167,7 @@ class GroupRanking:
         groups: dict[int, list[Entry]] = defaultdict(list)
         for entry in entries:
             groups[len(entry.scored)].append(entry)
-        found: dict[Key, _Quality] = {}
+        found: dict[Key, Quality] = {}
         for seeds, alike in groups.items():
             predicted = np.concatenate([stacked_predictions(entry) for entry in alike])
             point = quality_from_confusion(confusion_counts(labels, predicted, self._classes))
@@ -185,11 +177,11 @@ class GroupRanking:
             found |= self._by_entry(alike, columns)
         return found
 
-    def _by_entry(self, entries: Sequence[Entry], columns: Mapping[str, _Column]) -> dict[Key, _Quality]:
+    def _by_entry(self, entries: Sequence[Entry], columns: Mapping[str, _Column]) -> dict[Key, Quality]:
         kept = {*ALWAYS_KEPT, *self._options.weights} & columns.keys()
         intervals = {name: self._interval(name, one) for name, one in columns.items()}
         return {
-            _key(entry): _Quality(
+            _key(entry): Quality(
                 values={name: float(one.values[i]) for name, one in columns.items()},
                 intervals={name: (float(one.low[i]), float(one.high[i])) for name, one in intervals.items()},
                 samples={name: columns[name].samples[:, i].astype(np.float32) for name in kept},
@@ -245,8 +237,7 @@ class GroupRanking:
 
     def _scored_values(self, known: Sequence[_Known], name: str, score: _Score) -> FloatArray:
         """(M,): of a measured metric; NaN without a score, so that such a model shares a level with none."""
-        values = [float(one.measured[name].figures.mean()) if name in one.measured else np.nan for one in known]
-        return np.where(np.isnan(score.values), np.nan, values)
+        return np.where(np.isnan(score.values), np.nan, [_value(one, name) for one in known])
 
     def _score(self, known: Sequence[_Known], floor: NoiseFloor | None, comparable: bool) -> _Score:
         """Normalised anew in every replicate, so that its interval covers the normalisation as well. A model that is
@@ -303,31 +294,11 @@ class GroupRanking:
         )
 
     def _figures(self, known: _Known, score: _Score, i: int, levels: Mapping[str, float]) -> dict[str, Figure]:
-        figures = {name: self._figure(known, name, levels.get(name, np.nan)) for name in METRICS if name != "score"}
-        if np.isnan(score.values[i]):
-            reason = reason_for("score", known.entry) if not known.quality.values else "speed is not comparable"
-            return {"score": Figure(value=None, low=None, high=None, reason=reason), **figures}
-        low, high = float(score.intervals.low[i]), float(score.intervals.high[i])
-        return {"score": Figure(value=float(score.values[i]), low=low, high=high), **figures}
-
-    def _figure(self, known: _Known, name: str, common: float) -> Figure:
-        if name in CONFUSION_METRICS and name in known.quality.values:
-            low, high = known.quality.intervals[name]
-            return Figure(value=known.quality.values[name], low=low, high=high)
-        if name == "accuracy_per_million_parameters":
-            return _per_million(known)
-        found = known.measured.get(name)
-        if found is None:
-            return Figure(value=None, low=None, high=None, reason=reason_for(name, known.entry))
-        value = float(found.figures.mean())
-        shared = None if np.isnan(common) else common
-        if name in PROBABILITY_METRICS:
-            interval: Interval | str = "no interval: taken from the results, where test examples cannot be resampled"
-        else:
-            interval = interval_of(name, known.entry, found, value, self._options.confidence)
-        if isinstance(interval, str):
-            return Figure(value=value, low=None, high=None, reason=interval, level=shared)
-        return Figure(value=value, low=float(interval.low), high=float(interval.high), level=shared)
+        figures = {"score": _score_figure(known, score, i), **known.figures}
+        for name, common in levels.items():
+            if not np.isnan(common):
+                figures[name] = msgspec.structs.replace(figures[name], level=common)
+        return figures
 
 
 @dataclass(frozen=True, eq=False)
@@ -357,9 +328,8 @@ def _same(known: _Known | None, entry: Entry) -> bool:
 
 
 def _value(known: _Known, name: str) -> float:
-    if name in known.quality.values:
-        return known.quality.values[name]
-    return float(known.measured[name].figures.mean()) if name in known.measured else np.nan
+    value = known.figures[name].value
+    return np.nan if value is None else value
 
 
 def _places(score: _Score) -> list[Place]:
@@ -391,15 +361,12 @@ def _pareto(known: Sequence[_Known]) -> list[bool | None]:
     return fronts
 
 
-def _per_million(known: _Known) -> Figure:
-    parameters = parameters_of(known.entry)
-    if "accuracy" not in known.quality.values:
-        return Figure(value=None, low=None, high=None, reason=reason_for("accuracy", known.entry))
-    if not parameters:
-        return Figure(value=None, low=None, high=None, reason="it has no parameters, or does not tell how many")
-    low, high = known.quality.intervals["accuracy"]
-    value, low, high = (x / parameters * 1e6 for x in (known.quality.values["accuracy"], low, high))
-    return Figure(value=value, low=low, high=high)
+def _score_figure(known: _Known, score: _Score, i: int) -> Figure:
+    if np.isnan(score.values[i]):
+        reason = "speed is not comparable" if known.quality.values else reason_for("score", known.entry)
+        return Figure(value=None, low=None, high=None, reason=reason)
+    low, high = float(score.intervals.low[i]), float(score.intervals.high[i])
+    return Figure(value=float(score.values[i]), low=low, high=high)
 
 
 def key_id(key: SpeedKey) -> str:

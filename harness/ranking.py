@@ -15,7 +15,7 @@ from harness.analysis import contrasts_of, scaling_of
 from harness.board import Figure, Leaderboard, NoiseFloor, OverallRow, Row, SpeedKey
 from harness.composite import RankOptions
 from harness.entries import CellRecord, speed_key
-from harness.group_ranking import GroupRanking, Key, RankedRows, key_id
+from harness.group_ranking import GroupRanking, RankedRows, key_id
 from harness.metrics import OVERALL_METRICS
 from harness.statistics import (
     FloatArray,
@@ -113,8 +113,9 @@ def _overall(groups: Sequence[RankedRows], confidence: float) -> tuple[OverallRo
     keys = [key for key in places[0] if all(key in place for place in places)] if len(groups) > 1 else []
     if not keys:
         return ()
-    columns = {name: _mean_column(groups, keys, name) for name in OVERALL_METRICS}
-    values = {name: _mean_values(groups, keys, name) for name in OVERALL_METRICS}
+    at = [(group, [place[key] for key in keys]) for group, place in zip(groups, places, strict=True)]
+    columns = {name: np.mean([group.samples[name][:, i] for group, i in at], axis=0) for name in OVERALL_METRICS}
+    values = {name: np.mean([_values(group, i, name) for group, i in at], axis=0) for name in OVERALL_METRICS}
     apart = separated(values["score"], columns["score"], confidence)
     low, high = rank_bounds(values["score"], apart)
     best, ties = probability_best(columns["score"]), tie_groups(values["score"], apart)
@@ -135,15 +136,5 @@ def _overall(groups: Sequence[RankedRows], confidence: float) -> tuple[OverallRo
     return tuple(sorted(rows, key=lambda row: (row.rank, row.model, row.method, row.device)))
 
 
-def _mean_column(groups: Sequence[RankedRows], keys: Sequence[Key], name: str) -> FloatArray:
-    """(B, keys)."""
-    columns = [group.samples[name][:, [group.places[key] for key in keys]] for group in groups]
-    means: FloatArray = np.mean(columns, axis=0, dtype=np.float64)
-    return means
-
-
-def _mean_values(groups: Sequence[RankedRows], keys: Sequence[Key], name: str) -> FloatArray:
-    """(keys,)."""
-    values = [[group.rows[group.places[key]].metrics[name].value for key in keys] for group in groups]
-    means: FloatArray = np.mean(np.array(values, dtype=np.float64), axis=0)
-    return means
+def _values(group: RankedRows, indices: Sequence[int], name: str) -> FloatArray:
+    return np.array([group.rows[i].metrics[name].value for i in indices], dtype=np.float64)

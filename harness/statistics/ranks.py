@@ -23,17 +23,22 @@ def separated(values: FloatArray, samples: FloatArray, confidence: float = 0.95)
     Academic Achievement across Countries", 2024, sec. 3). Not symmetric: each row is a family of its own.
     """
     models = len(values)
-    deviations = (samples - values).T.astype(np.float32)  # (M, B)
-    apart = np.zeros((models, models), dtype=bool)
+    deviations = (samples - values).T  # (M, B)
+    covariance = np.atleast_2d(np.cov(deviations))
+    variance = np.diagonal(covariance)
+    spread = np.sqrt(np.maximum(variance[:, None] + variance - 2 * covariance, 0.0))
+    scale = 1e-9 + 1e-6 * np.abs(values).max()  # below it, sums in another order decide
+    sure = spread <= scale
+    weights = np.divide(1.0, spread, out=np.zeros_like(spread), where=~sure).astype(np.float32)
+    narrow = deviations.astype(np.float32)
+    critical = np.zeros(models)
     for j in range(models):
-        shifts = deviations - deviations[j]
-        spread = shifts.std(axis=1)
-        gaps = values - values[j]
-        scale = 1e-9 + 1e-6 * np.abs(values).max()  # below it, float32 and sums in another order decide
-        sure = spread <= scale
-        shifts /= np.where(sure, np.inf, spread)[:, None]
-        critical = np.quantile(np.abs(shifts).max(axis=0), confidence) if models > 1 else 0.0
-        apart[j] = np.abs(gaps) > np.where(sure, scale, critical * spread)
+        shifts = narrow - narrow[j]
+        shifts *= weights[j][:, None]
+        largest = np.maximum(shifts.max(axis=0), -shifts.min(axis=0))
+        critical[j] = np.quantile(largest, confidence)
+    gaps = np.abs(values[None, :] - values[:, None])
+    apart: BoolArray = gaps > np.where(sure, scale, critical[:, None] * spread)
     return apart
 
 

@@ -22,10 +22,8 @@ def example_counts(n: int, replicates: int, rng: np.random.Generator) -> Counts:
     if n == 0:
         raise ValueError("there is no test example to resample")
     counts = np.empty((replicates, n), dtype=np.uint8)  # a count above 255 has a probability below 1e-500
-    for start, stop in _blocks(replicates, n):
-        draws = rng.integers(0, n, size=(stop - start, n), dtype=np.uint16 if n < 2**16 else np.int64)
-        flat = draws + np.arange(stop - start)[:, None] * n
-        counts[start:stop] = np.bincount(flat.ravel(), minlength=flat.size).reshape(flat.shape)
+    for row in counts:  # one at a time stays in the cache
+        row[:] = np.bincount(rng.integers(0, n, n, dtype=np.uint16 if n < 2**16 else np.int64), minlength=n)
     return counts
 
 
