@@ -1,0 +1,112 @@
+"""What MoodBench itself has to say against the numbers of a run, as HTML."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from harness.board import FLAG_MEANINGS
+from harness.explain import differences_of
+from harness.metrics import METRICS
+from harness.report.html import Child, Html, joined, tag
+from harness.report.material import Material
+from runner.contract import Failure, Result
+
+_NAMED = 3  # of the cells that one remark is about; the others are counted
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One thing to hold against some cells, or rows of the leaderboard."""
+
+    words: str
+    about: tuple[str, ...]
+
+
+def critique(material: Material) -> Html:
+    """What failed or is missing, then flags, warnings, disturbed windows, changed settings, withheld figures."""
+    results = [cell.result for section in material.sections for row in section.rows for cell in row.cells]
+    parts = [
+        _failures(material.failures, material.missing),
+        _list("Reservations about rows", flag_remarks(material)),
+        _list("Warnings of cells", _grouped((one.cell, words) for one in results for words in one.warnings)),
+        _list("Disturbed windows of timing", _grouped(_disturbed(results))),
+        _list("Not done as asked for", _grouped(_changed(results))),
+        _list("Figures withheld", _grouped(_withheld(results))),
+    ]
+    found = joined(parts)
+    return found or tag("p", "Nothing: no cell failed, and no row, window or figure has a reservation.")
+
+
+def flag_remarks(material: Material) -> tuple[Remark, ...]:
+    return _grouped(
+        (f"{row.label} on {section.dataset}", FLAG_MEANINGS[flag])
+        for section in material.sections
+        for row in section.rows
+        for flag in row.row.flags
+    )
+
+
+def _disturbed(results: Sequence[Result]) -> Iterable[tuple[str, str]]:
+    for result in results:
+        for window in result.timing.windows if result.timing else ():
+            if window.contaminated:
+                fate = "and counted, as none better was to be had" if window.counted else "and measured again"
+                yield result.cell, f"{'; '.join(window.reasons) or 'something else used the machine'}, {fate}"
+
+
+def _changed(results: Sequence[Result]) -> Iterable[tuple[str, str]]:
+    for result in results:
+        for one in differences_of(result):
+            yield result.cell, f"{one.name}: {one.effective} instead of {one.requested} ({one.reason})"
+
+
+def _withheld(results: Sequence[Result]) -> Iterable[tuple[str, str]]:
+    for result in results:
+        for name, reason in result.reasons.items():
+            yield result.cell, f"{METRICS[name].heading if name in METRICS else name}: {reason}"
+
+
+def _grouped(found: Iterable[tuple[str, str]]) -> tuple[Remark, ...]:
+    """Pairs of what it is about and the words; those of most first."""
+    about: dict[str, list[str]] = defaultdict(list)
+    for one, words in found:
+        about[words].append(one)
+    ordered = sorted(about.items(), key=lambda item: (-len(item[1]), item[0]))
+    return tuple(Remark(words, tuple(dict.fromkeys(names))) for words, names in ordered)
+
+
+# --- HTML ---------------------------------------------------------------------------------------
+
+
+def _failures(failures: Sequence[Failure], missing: int) -> Html:
+    parts: list[Child] = []
+    if failures:
+        rows = [
+            tag("tr", tag("th", one.cell, scope="row"), tag("td", one.kind), tag("td", one.phase or "–"),
+                tag("td", one.message), tag("td", one.hint))
+            for one in failures
+        ]  # fmt: skip
+        heads = ("Cell", "Kind", "Phase", "What happened", "What to do")
+        head = tag("tr", *(tag("th", name, scope="col") for name in heads))
+        table = tag("table", tag("thead", head), tag("tbody", *rows))
+        parts += [tag("h3", "Cells that failed"), tag("div", table, class_="wide", tabindex=0)]
+    if missing:
+        words = "1 cell has" if missing == 1 else f"{missing} cells have"
+        parts.append(tag("p", f"{words} not run to the end: every ranking here may still change.", class_="warn"))
+    return joined(parts)
+
+
+def _list(title: str, remarks: Sequence[Remark]) -> Html:
+    if not remarks:
+        return Html("")
+    items = [tag("li", remark.words, " ", _about(remark.about)) for remark in remarks]
+    return joined([tag("h3", title), tag("ul", *items, class_="remarks")])
+
+
+def _about(names: Sequence[str]) -> Html:
+    if len(names) <= _NAMED:
+        return tag("small", ", ".join(names))
+    summary = tag("summary", f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more")
+    return tag("details", summary, tag("small", ", ".join(names[_NAMED:])))
