@@ -159,7 +159,7 @@ def _story(attempt: AttemptPaths, cell: str, told: _Told | None, alive: bool) ->
         hint=ending.hint if isinstance(ending, CellFailed) else failure.hint if failure is not None else "",
         log=str(attempt.log) if (ended or failure is not None) and attempt.log.exists() else None,
         follows=_follows(ending),
-        differences=_differences(result),
+        differences=differences_of(result),
     )
 
 
@@ -217,7 +217,8 @@ def _follows(ending: Ending | None) -> str:
     return ""
 
 
-def _differences(result: Result | None) -> tuple[Difference, ...]:
+def differences_of(result: Result | None) -> tuple[Difference, ...]:
+    """What was not done as asked for, in the order of the result."""
     if result is None:
         return ()
     found = []
