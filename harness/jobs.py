@@ -1,8 +1,9 @@
 """Questions to the runner that need no run: which devices are there, where a model's files lie, a dataset in canonical
-form. The latter two may need the network and the user's credentials, which nothing else gets.
+form, a trained model for use elsewhere. Where a model lies and a dataset may need the network and the user's
+credentials, which nothing else gets.
 
-They are answered by a process or container of the runner (`info`, `fetch`, `prepare`), because the host imports neither
-torch nor datasets.
+They are answered by a process or container of the runner (`info`, `fetch`, `prepare`, `export`), because the host
+imports neither torch nor datasets.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from harness.credentials import Access, find_credentials, give_access
-from harness.errors import InputError, SetupError
+from harness.errors import InputError, MoodBenchError, SetupError
 from harness.executors import Executor, Question
 from harness.executors.choice import executor_of_jobs
 from harness.failures import backoff_s
@@ -31,6 +32,8 @@ from runner.contract import (
     ContractError,
     DatasetRequest,
     DeviceInfo,
+    ExportedFiles,
+    ExportRequest,
     Failure,
     FailureKind,
     FetchedModel,
@@ -108,6 +111,14 @@ class Jobs:
             reads=tuple(path for path in map(Path, files) if path.is_file()),
             writes=(cache,) if cache.is_dir() else (),
             network=request.source in ("hub", "kaggle"),
+        )
+
+    async def export(self, request: ExportRequest, to: Path) -> ExportedFiles | Failure:
+        """`to`: an empty folder. Raises SetupError."""
+        folders = (request.adapter, *([request.spec.model.folder] if request.spec.model.folder else []))
+        reads = tuple(path for path in map(Path, folders) if path.is_dir())
+        return await self._ask(
+            "export", request, ExportedFiles, "--to", str(to), reads=reads, writes=(to,), network=False
         )
 
     async def _ask(
@@ -197,8 +208,13 @@ async def prepare_one(request: DatasetRequest) -> PreparedDataset:
         await executor.close()
     if isinstance(answer, PreparedDataset):
         return answer
-    problem = InputError if answer.kind in USER_FAULTS else SetupError
-    raise problem(answer.message, answer.hint)
+    raise problem_of(answer)
+
+
+def problem_of(failure: Failure) -> MoodBenchError:
+    """What a question's failure is to whoever asked."""
+    problem = InputError if failure.kind in USER_FAULTS else SetupError
+    return problem(failure.message, failure.hint)
 
 
 @asynccontextmanager

@@ -1,8 +1,9 @@
-"""`python -m runner run | prepare | fetch | calibrate | info`: what an executor calls, and what works by hand.
+"""`python -m runner run | prepare | fetch | export | calibrate | info`: what an executor calls, and what works by hand.
 
 run SPEC.json --out DIR      one attempt at one cell; leaves result.json or failure.json in DIR
 prepare REQUEST.json --out FILE --cache DIR   a dataset into canonical splits; FILE gets the PreparedDataset
 fetch MODEL.json --out FILE  find (or download) a model's files and check them; FILE gets the FetchedModel
+export REQUEST.json --out FILE --to DIR   a trained model as transformers loads it, in DIR; FILE gets the ExportedFiles
 calibrate --out FILE --windows N   time one model again and again; FILE gets the Timing
 info                         devices and package versions, as JSON on stdout
 
@@ -33,6 +34,7 @@ from runner.contract import (
     Choice,
     ContractError,
     DatasetRequest,
+    ExportRequest,
     Failed,
     Failure,
     FailureKind,
@@ -40,6 +42,7 @@ from runner.contract import (
     Phase,
     encode,
     read,
+    usable_cores,
     write_atomic,
 )
 from runner.errors import RunnerError
@@ -115,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("request", type=Path, metavar="MODEL.json")
     fetch.add_argument("--out", type=Path, required=True, metavar="FILE")
     fetch.set_defaults(function=fetch_model)
+    export = commands.add_parser("export", help="write a trained model as transformers loads it")
+    export.add_argument("request", type=Path, metavar="REQUEST.json")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE")
+    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="an empty folder")
+    export.set_defaults(function=export_model)
     calibrate = commands.add_parser("calibrate", help="time one and the same model again and again")
     calibrate.add_argument("--out", type=Path, required=True, metavar="FILE")
     calibrate.add_argument("--windows", type=int, required=True, metavar="N")
@@ -192,6 +200,20 @@ def fetch_model(args: argparse.Namespace) -> int:
         return fetch(request)
 
     return _answer(args.out, request.alias, work)
+
+
+def export_model(args: argparse.Namespace) -> int:
+    request = read(args.request, ExportRequest)
+    _prepare_environment(usable_cores())
+
+    def work() -> object:
+        from runner.export import export
+        from runner.models.noise import quiet
+
+        quiet()
+        return export(request, args.to)
+
+    return _answer(args.out, request.name, work)
 
 
 def calibrate_host(args: argparse.Namespace) -> int:

@@ -289,6 +289,26 @@ class CellSpec(Base, frozen=True, kw_only=True):
     code: CodeVersion = CodeVersion()
 
 
+class ExportRequest(Base, frozen=True, kw_only=True):
+    """What `export` needs: a finished cell's spec, its model resolved anew, and the folder that training left."""
+
+    spec: CellSpec
+    adapter: str
+    merge: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.spec.cell
+
+
+class ExportedFiles(Base, frozen=True, kw_only=True):
+    """The answer of `export`. `merged`: whether the weights hold an adapter that was merged into them."""
+
+    files: dict[str, str]  # name -> sha256
+    merged: bool
+    max_length: int  # tokens, special ones included
+
+
 def identity_of(spec: CellSpec) -> str:
     """sha256 of what decides the outcome of a cell. Where and how it is run (folders, threads, cores, limits, fallback,
     executor, lease, code) and what is only shown (architecture, parameters) stays out."""

@@ -22,6 +22,7 @@ COMMANDS = {
     "resume": ("resume", "Finish what a run lacks."),
     "explain": ("explain", "Tell what became of a cell, attempt by attempt, and why."),
     "leaderboard": ("leaderboard", "Show the ranking of a run."),
+    "export": ("export", "Write a trained model as a folder that transformers loads."),
     "fetch": ("fetch", "Fetch models and prepare datasets, so that runs need no network."),
     "models": ("models", "List and show models."),
     "datasets": ("datasets", "List, show and preview datasets."),

@@ -16,13 +16,14 @@ def schema(name: str | None) -> int:
 
     from harness.board import json_schema
     from harness.calibration import Calibration
+    from harness.exporting import ExportRecord
     from harness.record import RunRecord
     from harness.reuse import ReusedFrom
     from harness.state import AnyEvent
     from harness.suite import SuiteFile
     from runner.contract import json_schemas
 
-    schemas = json_schemas(extra=(RunRecord, SuiteFile, Calibration, ReusedFrom))
+    schemas = json_schemas(extra=(RunRecord, SuiteFile, Calibration, ReusedFrom, ExportRecord))
     schemas["Leaderboard"] = json_schema()
     schemas["RunEvent"] = msgspec.json.schema(AnyEvent)
     if name is not None:
