@@ -79,8 +79,9 @@ def seed_deviations(draws: FloatArray, seeds: int) -> FloatArray:
         return np.zeros((draws.shape[-1], 1))
     normal = draws[:seeds, 0].T
     chi = np.sqrt(np.mean(draws[1:seeds, 1] ** 2, axis=0))
-    deviations: FloatArray = (normal - normal.mean(axis=1, keepdims=True)) / chi[:, None]
-    return deviations / np.sqrt(seeds * (seeds - 1))
+    scale = chi[:, None] * np.sqrt(seeds * (seeds - 1))
+    deviations: FloatArray = (normal - normal.mean(axis=1, keepdims=True)) / scale
+    return deviations
 
 
 def mean_over_seeds(figures: FloatArray, samples: FloatArray, deviations: FloatArray) -> FloatArray:
@@ -88,19 +89,29 @@ def mean_over_seeds(figures: FloatArray, samples: FloatArray, deviations: FloatA
     and `seed_deviations` (B, S).
 
     Examples and seeds are crossed random factors (Owen, "The pigeonhole bootstrap", 2007). The mean over seeds varies
-    with the examples as resampled; to that comes what the seeds differ by. Part of how they differ is that each meets
-    the examples in its own way, which resampling the examples shows as well: it is estimated from there, and not
-    counted twice.
+    with the examples as resampled; to that comes what the seeds differ by of themselves (`seed_spread`).
+    """
+    means: FloatArray = samples.mean(axis=-1)
+    if figures.shape[-1] == 1:
+        return means
+    spread = figures.std(axis=-1, ddof=1)
+    own = seed_spread(figures, samples) / np.where(spread > 0, spread, 1.0)
+    joint: FloatArray = means + own * np.einsum("bs,...s->b...", deviations, figures)
+    return joint
+
+
+def seed_spread(figures: FloatArray, samples: FloatArray) -> FloatArray:
+    """Standard deviation (...) between S >= 2 seeds, the examples aside, of figures (..., S) with their replicates over
+    examples (B, ..., S).
+
+    Part of how seeds differ is that each meets the examples in its own way, which resampling the examples shows as
+    well: it is estimated from there, and not counted twice.
     """
     seeds = figures.shape[-1]
-    means: FloatArray = samples.mean(axis=-1)
-    if seeds == 1:
-        return means
-    spread = figures.var(axis=-1, ddof=1)
-    shifts = (samples - means[..., None]) - (figures - figures.mean(axis=-1, keepdims=True))
+    shifts = (samples - samples.mean(axis=-1, keepdims=True)) - (figures - figures.mean(axis=-1, keepdims=True))
     met = (shifts**2).mean(axis=(0, -1)) * seeds / (seeds - 1)
-    own = np.sqrt(np.maximum(spread - met, 0.0) / np.where(spread > 0, spread, 1.0))
-    return means + own * np.einsum("bs,...s->b...", deviations, figures)
+    own: FloatArray = np.sqrt(np.maximum(figures.var(axis=-1, ddof=1) - met, 0.0))
+    return own
 
 
 def _weighted(counts: Counts, indicators: BoolArray) -> FloatArray:
