@@ -22,6 +22,8 @@ class ExitCode(IntEnum):
     CELL_FAILED = 1
     USAGE = 2
     ENVIRONMENT = 3
+    GATE_FAILED = 4
+    NOT_ENOUGH_EVIDENCE = 5
     INTERRUPTED = 130
 
 
