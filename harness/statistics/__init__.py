@@ -13,6 +13,8 @@ from harness.statistics.intervals import (
     ratio_interval,
     wilson_interval,
 )
+from harness.statistics.paired import approximate_randomisation, discordant_counts, mcnemar_exact, paired_bootstrap
+from harness.statistics.power import examples_needed, minimum_detectable_difference, seeds_needed
 from harness.statistics.quality import check_codes, confusion_counts, quality_from_confusion, quality_from_margins
 from harness.statistics.ranks import (
     competition_ranks,
@@ -29,27 +31,52 @@ from harness.statistics.resampling import (
     seed_deviations,
     seed_draws,
 )
+from harness.statistics.several import (
+    FEWEST_DATASETS,
+    Friedman,
+    Nemenyi,
+    SignedRank,
+    benjamini_hochberg,
+    friedman,
+    holm,
+    nemenyi,
+    wilcoxon_signed_rank,
+)
 from harness.statistics.speed import Spread, half_width, levelled, speed_samples, spread_of_mean, student_t
 
 __all__ = [
+    "FEWEST_DATASETS",
     "BoolArray",
     "Counts",
     "FloatArray",
+    "Friedman",
     "IntArray",
     "Interval",
+    "Nemenyi",
+    "SignedRank",
     "Spread",
+    "approximate_randomisation",
     "bca_interval",
+    "benjamini_hochberg",
     "check_codes",
     "competition_ranks",
     "confusion_counts",
+    "discordant_counts",
     "example_counts",
+    "examples_needed",
+    "friedman",
     "half_width",
+    "holm",
     "jackknife_quality",
     "levelled",
+    "mcnemar_exact",
     "mean_over_seeds",
+    "minimum_detectable_difference",
+    "nemenyi",
     "normal_cdf",
     "normal_quantile",
     "order_statistic_interval",
+    "paired_bootstrap",
     "pareto_front",
     "percentile_interval",
     "probability_best",
@@ -60,10 +87,12 @@ __all__ = [
     "resampled_quality",
     "seed_deviations",
     "seed_draws",
+    "seeds_needed",
     "separated",
     "speed_samples",
     "spread_of_mean",
     "student_t",
     "tie_groups",
+    "wilcoxon_signed_rank",
     "wilson_interval",
 ]

@@ -48,7 +48,8 @@ def binomial_cdf(n: int, p: float) -> FloatArray:
     k = np.arange(n + 1)
     logs = log_factorials(n)
     mass = np.exp(logs[n] - logs - logs[::-1] + k * math.log(p) + (n - k) * math.log1p(-p))
-    return np.minimum(np.cumsum(mass), 1.0)
+    below: FloatArray = np.minimum(np.cumsum(mass), 1.0)
+    return below
 
 
 def half_binomial_cdf(k: IntArray, n: IntArray) -> FloatArray:
@@ -64,7 +65,8 @@ def half_binomial_cdf(k: IntArray, n: IntArray) -> FloatArray:
         term *= np.maximum(k - step, 0) / (n - k + step + 1)
         total += term
         step += 1
-    return np.minimum(mass * total, 1.0)
+    below: FloatArray = np.minimum(mass * total, 1.0)
+    return below
 
 
 def chi_squared_tail(x: float, df: int) -> float:
@@ -81,7 +83,7 @@ def chi_squared_tail(x: float, df: int) -> float:
 
 
 def f_tail(x: float, df1: int, df2: int) -> float:
-    """P(X > x) of Fisher's F: the incomplete beta function of df2 / (df2 + df1 x) (Abramowitz & Stegun 1964, 26.6.2)."""
+    """P(X > x) of Fisher's F: the incomplete beta function of df2 / (df2 + df1 x) (Abramowitz & Stegun, 26.6.2)."""
     if x <= 0:
         return 1.0
     return 0.0 if math.isinf(x) else _incomplete_beta(df2 / 2, df1 / 2, df2 / (df2 + df1 * x))

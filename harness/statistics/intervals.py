@@ -84,10 +84,7 @@ def wilson_interval(successes: npt.ArrayLike, n: npt.ArrayLike, confidence: floa
     reach = np.sqrt(z2 * (hits * (trials - hits) / np.where(trials > 0, trials, 1.0) + z2 / 4))
     known = np.where(trials > 0, trials + z2, np.nan)
     low, high = (center - reach) / known, (center + reach) / known
-    # Exact at the ends, where rounding would leave 1e-17 or 1 - 1e-16.
-    return Interval(
-        np.where((hits == 0) & (trials > 0), 0.0, low), np.where((hits == trials) & (trials > 0), 1.0, high)
-    )
+    return Interval(np.maximum(low, 0.0), np.minimum(high, 1.0))  # by rounding it may lie 1e-17 outside
 
 
 def order_statistic_interval(samples: FloatArray, p: float, confidence: float = 0.95) -> Interval | None:
@@ -160,10 +157,8 @@ def _at_levels(samples: FloatArray, levels: FloatArray) -> Interval:
     known = ~np.isnan(levels)
     places = np.broadcast_to(np.where(known, levels, 0.5) * last, (2, *ordered.shape[:-1]))
     floors = np.floor(places).astype(np.int64)
-    lower, upper = (
-        np.take_along_axis(ordered[None], np.minimum(floors + step, last)[..., None], axis=-1)[..., 0]
-        for step in (0, 1)
-    )
+    ceilings = np.minimum(floors + 1, last)
+    lower, upper = (np.take_along_axis(ordered[None], at[..., None], axis=-1)[..., 0] for at in (floors, ceilings))
     share = places - floors
     values = np.where(share > 0, lower + share * (upper - lower), lower)
     return Interval(*np.where(known & ~np.isnan(ordered[..., -1]), values, np.nan))
