@@ -88,30 +88,38 @@ def mean_over_seeds(figures: FloatArray, samples: FloatArray, deviations: FloatA
     """Replicates (B, ...) of the mean over seeds of figures (..., S), from their replicates over examples (B, ..., S)
     and `seed_deviations` (B, S).
 
-    Examples and seeds are crossed random factors (Owen, "The pigeonhole bootstrap", 2007). The mean over seeds varies
-    with the examples as resampled; to that comes what the seeds differ by of themselves (`seed_spread`).
+    Examples and seeds are crossed random factors (Owen, "The pigeonhole bootstrap", 2007), and the mean varies with
+    both. What seeds differ by holds how each meets the examples in its own way, so of the examples only that part is
+    added which all seeds share: the replicates are narrowed to the covariance between seeds. (To take that part off the
+    spread of the seeds instead leaves them, where it is near 0, too little: 91 % covered with three seeds, 86 % with
+    two.) A 95 % interval covers 95 to 96.5 % with five seeds, 95 to 98 % with three, 95 to 99 % with two, most where
+    examples and seeds weigh the same: the sum of a normal and a Student's t is on the safe side (Behrens and Fisher).
     """
+    seeds = figures.shape[-1]
     means: FloatArray = samples.mean(axis=-1)
-    if figures.shape[-1] == 1:
+    if seeds == 1:
         return means
-    spread = figures.std(axis=-1, ddof=1)
-    own = seed_spread(figures, samples) / np.where(spread > 0, spread, 1.0)
-    joint: FloatArray = means + own * np.einsum("bs,...s->b...", deviations, figures)
+    center, whole = means.mean(axis=0), means.var(axis=0)
+    shared = np.maximum(whole - _met_apart(samples, whole) / seeds, 0.0)
+    narrowed = np.sqrt(shared / np.where(whole > 0, whole, 1.0))
+    joint: FloatArray = center + narrowed * (means - center) + np.einsum("bs,...s->b...", deviations, figures)
     return joint
 
 
 def seed_spread(figures: FloatArray, samples: FloatArray) -> FloatArray:
-    """Standard deviation (...) between S >= 2 seeds, the examples aside, of figures (..., S) with their replicates over
-    examples (B, ..., S).
-
-    Part of how seeds differ is that each meets the examples in its own way, which resampling the examples shows as
-    well: it is estimated from there, and not counted twice.
-    """
-    seeds = figures.shape[-1]
-    shifts = (samples - samples.mean(axis=-1, keepdims=True)) - (figures - figures.mean(axis=-1, keepdims=True))
-    met = (shifts**2).mean(axis=(0, -1)) * seeds / (seeds - 1)
+    """Standard deviation (...) between S >= 2 seeds, the examples aside, of figures (..., S) with replicates over
+    examples (B, ..., S): less than that of the figures by what each seed meets in the examples in its own way."""
+    met = _met_apart(samples, samples.mean(axis=-1).var(axis=0))
     own: FloatArray = np.sqrt(np.maximum(figures.var(axis=-1, ddof=1) - met, 0.0))
     return own
+
+
+def _met_apart(samples: FloatArray, whole: FloatArray) -> FloatArray:
+    """Variance (...) over replicates (B, ..., S) that a seed does not share with the others; `whole` (...) is that of
+    their mean."""
+    seeds = samples.shape[-1]
+    met: FloatArray = (samples.var(axis=0).mean(axis=-1) - whole) * seeds / (seeds - 1)
+    return met
 
 
 def _weighted(counts: Counts, indicators: BoolArray) -> FloatArray:
