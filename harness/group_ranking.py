@@ -311,9 +311,12 @@ class _Column:
 
 def _column(figures: FloatArray, samples: FloatArray, deviations: FloatArray) -> _Column:
     """Means over seeds, from cells side by side: figures (M * S,), replicates (B, M * S)."""
-    by_seed = figures.reshape(-1, deviations.shape[1])
-    replicates = samples.reshape(len(samples), *by_seed.shape)
-    return _Column(by_seed.mean(axis=1), mean_over_seeds(by_seed, replicates, deviations))
+    seeds = deviations.shape[1]
+    by_seed = figures.reshape(-1, seeds)
+    # One by one: sums of several at a time differ in the last bits with how many there are.
+    parts = [np.ascontiguousarray(samples[:, i * seeds : (i + 1) * seeds]) for i in range(len(by_seed))]
+    means = [mean_over_seeds(one, part, deviations) for one, part in zip(by_seed, parts, strict=True)]
+    return _Column(by_seed.mean(axis=1), np.stack(means, axis=1))
 
 
 def _key(entry: Entry) -> Key:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness import ranking
+from harness import leaderboard
 from harness.board import Leaderboard
 from harness.calibration import Calibration
 from harness.entries import CellRecord
@@ -188,17 +188,17 @@ def test_the_leaderboard_on_disk(run: RunFolder) -> None:
 
 def test_what_is_kept_of_many_results_is_little(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[CellRecord] = []
-    rank = ranking.rank_cells
+    rank = leaderboard.rank_cells
 
-    def noting(records: Sequence[CellRecord], **options: Any) -> Leaderboard:
+    def noting(records: Sequence[CellRecord], *options: Any) -> Leaderboard:
         kept.extend(records)
-        return rank(records, **options)
+        return rank(records, *options)
 
     spec = SPECS[0]
     latency = Latency(requests=2, mean_ms=1.0, std_ms=0.1, p50_ms=1.0, samples_ms=(1.0, 1.0))
     timing = Timing(latency=latency, throughput=(), cold_start_s=None)
     write_atomic(run.attempts(spec.cell)[0].result, encode(msgspec.structs.replace(result(spec), timing=timing)))
-    monkeypatch.setattr(ranking, "rank_cells", noting)
+    monkeypatch.setattr(leaderboard, "rank_cells", noting)
     standing_of(run)
     assert len({id(record.labels) for record in kept}) == 1
     (timed,) = (record.result.timing for record in kept if record.cell == spec.cell)

@@ -4,10 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.board import FLAG_MEANINGS, to_builtins
+from harness import group_ranking
+from harness.board import FLAG_MEANINGS, Normaliser, to_builtins
+from harness.composite import COMPOSITE_WEIGHTS, RankOptions, composite, normalised
+from harness.entries import CellRecord
 from harness.metrics import METRICS
-from harness.ranking import COMPOSITE_WEIGHTS, CellRecord, competition_ranks, composite, min_max, rank_cells
-from runner.contract import Choice, Limits
+from harness.ranking import Ranking, rank_cells
+from harness.statistics import competition_ranks
+from runner.contract import Choice, Limits, Summary
 from tests.harness.ranked import LABELS, by_model, cell, provenance, score, without_predictions
 
 FIXED = "score_without_width"
@@ -24,18 +28,48 @@ def test_composite_by_hand() -> None:
         "latency_median_ms": np.array([10.0, 6.0, 2.0]),
     }
     expected = [0.3 + 0.3 + 0 - 0.2, 0.15 + 0 + 0.1 - 0.1, 0 + 0.15 + 0.2 - 0]
-    assert composite(columns, COMPOSITE_WEIGHTS) == pytest.approx(np.array(expected))
+    assert composite(columns, COMPOSITE_WEIGHTS, "minmax") == pytest.approx(np.array(expected))
 
 
-def test_min_max_ignores_constant_and_missing_values() -> None:
-    nan = math.nan
-    values = np.array([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0], [nan, 1.0, 3.0], [nan, nan, nan], [nan, 5.0, nan]])
-    expected = [[0, 0.5, 1], [0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
-    assert min_max(values).tolist() == expected
+NAN = math.nan
 
 
-def test_rounding_is_no_difference() -> None:
-    assert min_max(np.array([0.1 + 0.2, 0.3])).tolist() == [0, 0]
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("minmax", [0, 0.25, 1]),
+        ("zscore", [-1.0190493, -0.3396831, 1.3587324]),  # mean 5/3, standard deviation 1.6997 (population)
+        ("robust", [-0.5, 0, 1.5]),  # median 1, quartiles 0.5 and 2.5
+        ("none", [0, 1, 4]),
+    ],
+)
+def test_normalisers_by_hand(how: Normaliser, expected: list[float]) -> None:
+    values = np.array([[0.0, 1.0, 4.0], [4.0, 4.0, 4.0], [0.1 + 0.2, 0.3, 0.3], [NAN, NAN, NAN]])
+    if how == "zscore":
+        expected = [(x - 5 / 3) / np.std([0, 1, 4]) for x in (0, 1, 4)]
+    assert normalised(values, how)[0] == pytest.approx(expected)
+    assert not normalised(values, how)[1:].any(), "rounding is no difference, and nothing can be made of nothing"
+
+
+def test_one_model_far_off_squeezes_the_robust_scale_less() -> None:
+    values = np.array([1.0, 2.0, 3.0, 4.0, 1000.0])
+    gaps = {how: float(np.ptp(normalised(values, how)[:4])) for how in ("minmax", "robust")}
+    assert gaps["minmax"] < 0.01
+    assert gaps["robust"] > 1
+    assert np.ptp(normalised(np.array([5.0, 5.0, 5.0, 5.0, 6.0]), "robust")) == 1
+
+
+@pytest.mark.parametrize("how", ["minmax", "zscore", "robust", "none"])
+@pytest.mark.parametrize("weight", [1.0, -1.0])
+def test_a_missing_value_counts_as_the_worst(how: Normaliser, weight: float) -> None:
+    known = np.array([[3.0, 1.0, 2.0]])
+    worst = 1.0 if weight > 0 else 3.0
+    missing, filled = (np.append(known, [[x]], axis=1) for x in (NAN, worst))
+    assert (
+        composite({"x": missing}, {"x": weight}, how).tolist() == composite({"x": filled}, {"x": weight}, how).tolist()
+    )
+    nobody = np.full((1, 3), NAN)
+    assert composite({"x": nobody}, {"x": weight}, how).tolist() == [[0, 0, 0]]
 
 
 def test_equal_scores_share_the_lower_rank() -> None:
@@ -56,7 +90,7 @@ def test_being_better_in_anything_never_lowers_the_score() -> None:
 
     def of(**changes: float) -> float:
         options: dict[str, Any] = base | changes
-        return score(by_model(rank_cells([*others, cell("me", **options)], replicates=10))["me"])
+        return score(by_model(rank_cells([*others, cell("me", **options)], RankOptions(replicates=10)))["me"])
 
     assert of(accuracy=0.8) > of()
     assert of(ms=5) > of()
@@ -65,7 +99,7 @@ def test_being_better_in_anything_never_lowers_the_score() -> None:
 
 def test_weights_are_an_option() -> None:
     cells = [cell("good", accuracy=0.9, ms=10), cell("fast", accuracy=0.7, ms=2)]
-    board = rank_cells(cells, weights={"latency_median_ms": -1.0})
+    board = rank_cells(cells, RankOptions(weights={"latency_median_ms": -1.0}))
     assert [row.model for row in board.rows] == ["fast", "good"]
     assert board.weights == {"latency_median_ms": -1.0}
 
@@ -90,8 +124,11 @@ def test_identical_models_tie_in_value_interval_and_rank() -> None:
 
     board = rank_cells([*seeds("one"), *seeds("two"), cell("worse", accuracy=0.6, ms=20)])
     rows = by_model(board)
-    assert rows["one"].metrics == rows["two"].metrics
+    one, two = (dict(rows[model].metrics) for model in ("one", "two"))
+    assert one.pop("score").value == two.pop("score").value, "their speeds were measured apart, so they vary apart"
+    assert one == two
     assert [row.rank for row in board.rows] == [1, 1, 3]
+    assert [(row.rank_low, row.rank_high, row.tie) for row in board.rows] == [(1, 2, 1), (1, 2, 1), (3, 3, 2)]
 
 
 def test_the_same_input_gives_the_same_board_in_any_order() -> None:
@@ -156,7 +193,7 @@ def test_no_cells_give_an_empty_board() -> None:
 
 
 def flags(record: CellRecord, *others: CellRecord) -> set[str]:
-    return set(by_model(rank_cells([record, *others], replicates=50))[record.model].flags)
+    return set(by_model(rank_cells([record, *others], RankOptions(replicates=500)))[record.model].flags)
 
 
 def test_a_clean_row_has_no_flags() -> None:
@@ -231,10 +268,11 @@ def test_a_model_alone_scores_zero_and_says_so() -> None:
     assert set(row.flags) == {"one_seed", "only_model"}
 
 
-def test_missing_timing_contributes_nothing() -> None:
+def test_missing_timing_counts_as_the_slowest() -> None:
     rows = by_model(rank_cells([cell("a", accuracy=0.9, ms=None, per_s=None), cell("b", ms=2), cell("c", ms=4)]))
-    assert score(rows["a"]) == pytest.approx(0.6)
+    assert score(rows["a"]) == pytest.approx(0.6 - 0.2)
     assert score(rows["c"]) == pytest.approx(-0.2)
+    assert "no_timing" in rows["a"].flags
 
 
 def test_a_model_without_predictions_has_no_rank_and_moves_nobody() -> None:
@@ -292,7 +330,7 @@ def test_data_versions_are_ranked_apart() -> None:
 
 
 def test_the_newest_of_two_cells_with_one_seed_counts() -> None:
-    old = cell("a", accuracy=0.6, where=provenance(finished=1.0))
+    old = cell("a", cell="old", accuracy=0.6, where=provenance(finished=1.0))
     new = cell("a", accuracy=0.9, where=provenance(finished=2.0))
     row = rank_cells([new, old]).rows[0]
     assert row.metrics["accuracy"].value == pytest.approx(0.9)
@@ -333,7 +371,7 @@ def test_json_has_metrics_at_the_top_level_of_a_row() -> None:
     cells = [cell("a"), cell("b"), cell("a", dataset="imdb"), cell("b", dataset="imdb")]
     plain = to_builtins(rank_cells(cells))
     row = plain["rows"][0]
-    assert plain["schema_version"] == 2
+    assert plain["schema_version"] == 3
     assert plain["noise_floor"] is None
     assert row["seeds"] == [42]
     assert row["flags"] == ["one_seed"]
@@ -342,4 +380,145 @@ def test_json_has_metrics_at_the_top_level_of_a_row() -> None:
     assert row["ece"]["value"] is None
     assert set(METRICS) < set(row)
     assert "metrics" not in row
-    assert set(plain["overall"][0]) == {"model", "method", "device", "rank", "score", "accuracy", "f1"}
+    places = {"rank", "rank_low", "rank_high", "p_best", "tie"}
+    assert set(plain["overall"][0]) == {"model", "method", "device", "score", "accuracy", "f1"} | places
+
+
+# --- places, Pareto front, normalisers ----------------------------------------------------------
+
+
+def test_places_of_models_that_are_close_and_of_one_that_is_not() -> None:
+    flips = np.random.default_rng(1).permutation(LABELS.size)
+    close = [np.where(np.isin(np.arange(LABELS.size), flips[a : a + 45]), 1 - LABELS, LABELS) for a in (0, 40, 80)]
+    cells = [cell(model, predicted=predicted) for model, predicted in zip("abc", close, strict=True)]
+    board = rank_cells([*cells, cell("worse", accuracy=0.5)])
+    rows = by_model(board)
+    for model in "abc":
+        assert (rows[model].rank_low, rows[model].rank_high, rows[model].tie) == (1, 3, 1)
+    assert (rows["worse"].rank, rows["worse"].rank_low, rows["worse"].rank_high, rows["worse"].tie) == (4, 4, 4, 2)
+    chances = [row.p_best for row in board.rows]
+    assert sum(chance for chance in chances if chance is not None) == pytest.approx(1)
+    assert rows["worse"].p_best == 0
+    assert all((rows[model].p_best or 0) > 0.2 for model in "abc")
+
+
+def test_a_model_without_a_score_has_no_place() -> None:
+    row = by_model(rank_cells([cell("a"), without_predictions(cell("b"))]))["b"]
+    assert (row.rank, row.rank_low, row.rank_high, row.p_best, row.tie) == (None, None, None, None, None)
+
+
+def memory(mb: float) -> dict[str, Summary]:
+    return {"summary": Summary(model_name="m", latency_median_ms=5.0, memory_allocated_mb=mb)}
+
+
+def test_the_pareto_front_is_of_quality_tail_latency_and_memory() -> None:
+    board = rank_cells(
+        [
+            cell("best", accuracy=0.9, p95=9.0, **memory(900)),
+            cell("fast", accuracy=0.8, p95=2.0, **memory(900)),
+            cell("small", accuracy=0.7, p95=9.0, **memory(100)),
+            cell("beaten", accuracy=0.7, p95=9.0, **memory(900)),
+            cell("untold", accuracy=0.95, p95=None, **memory(900)),
+        ]
+    )
+    told = {row.model: row.pareto for row in board.rows}
+    assert told == {"best": True, "fast": True, "small": True, "beaten": False, "untold": None}
+
+
+def test_a_front_holds_speeds_of_one_place_alone() -> None:
+    elsewhere = provenance(cpu_model="B")
+    board = rank_cells([cell("a", p95=9.0, **memory(9)), cell("b", p95=1.0, where=elsewhere, **memory(1))])
+    rows = by_model(board)
+    assert (rows["a"].pareto, rows["b"].pareto) == (True, True), "neither beats the other where it was not measured"
+    keys = [rows[model].speed_key for model in "ab"]
+    assert len(set(keys)) == 2
+    assert {board.speed_keys[key or ""].cpu_model for key in keys} == {"A", "B"}
+
+
+def test_seeds_of_several_places_have_no_speed_key() -> None:
+    row = rank_cells([cell("a", seed=1), cell("a", seed=2, where=provenance(cpu_model="B"))]).rows[0]
+    assert row.speed_key is None
+
+
+def test_weights_of_speed_alone_rank_nothing_that_is_not_comparable() -> None:
+    cells = [cell("a"), cell("b", where=provenance(cpu_model="B"))]
+    row = rank_cells(cells, RankOptions(weights={"latency_median_ms": -1.0})).rows[0]
+    assert (row.rank, row.metrics["score"].value) == (None, None)
+    assert row.metrics["score"].reason == "speed is not comparable"
+    assert row.metrics["accuracy"].value is not None
+
+
+def test_accuracy_per_parameter() -> None:
+    board = rank_cells([cell("a", parameters_total=4_000_000), cell("b", parameters_total=None)])
+    rows = by_model(board)
+    name = "accuracy_per_million_parameters"
+    accuracy, figure = rows["a"].metrics["accuracy"], rows["a"].metrics[name]
+    for part in ("value", "low", "high"):
+        assert getattr(figure, part) == pytest.approx(getattr(accuracy, part) / 4)
+    assert (rows["b"].metrics[name].value, rows["a"].parameters) == (None, 4_000_000)
+
+
+@pytest.mark.parametrize("how", ["minmax", "zscore", "robust", "none"])
+def test_every_normaliser_ranks(how: Normaliser) -> None:
+    cells = [cell("good", accuracy=0.9, ms=2, per_s=500), cell("poor", accuracy=0.6, ms=9, per_s=100)]
+    board = rank_cells(cells, RankOptions(normalise=how))
+    assert board.normalise == how
+    assert [row.model for row in board.rows] == ["good", "poor"]
+
+
+def test_the_order_of_arrival_does_not_matter() -> None:
+    """One at a time, with the board asked for after each, ends where all at once do."""
+    cells = [
+        cell(m, seed=seed, accuracy=0.7 + seed / 50 + ord(m) / 1e4, ms=5.0 + seed) for m in "abc" for seed in (1, 2, 3)
+    ]
+    ranking = Ranking()
+    for record in cells[::-1]:
+        ranking.add(record)
+        ranking.board()
+    assert ranking.board() == rank_cells(cells)
+
+
+def test_only_what_changed_is_resampled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    resampled: list[int] = []
+    real = group_ranking.resampled_quality
+
+    def noting(labels: np.ndarray, predicted: np.ndarray, *rest: Any) -> dict[str, np.ndarray]:
+        resampled.append(len(predicted))
+        return real(labels, predicted, *rest)
+
+    monkeypatch.setattr(group_ranking, "resampled_quality", noting)
+    ranking = Ranking()
+    for model in "abc":
+        ranking.add(cell(model))
+    ranking.board()
+    ranking.add(cell("d"))
+    ranking.board()
+    ranking.board()
+    ranking.add(cell("a", seed=7))
+    ranking.board()
+    assert resampled == [3, 1, 2]
+
+
+def test_a_new_attempt_takes_the_place_of_the_old_one() -> None:
+    ranking = Ranking()
+    ranking.add(cell("a", accuracy=0.6))
+    ranking.board()
+    ranking.add(cell("a", accuracy=0.9))
+    row = ranking.board().rows[0]
+    assert row.metrics["accuracy"].value == pytest.approx(0.9)
+    assert "superseded" not in row.flags
+
+
+def test_more_classes_than_before_change_the_macro_mean() -> None:
+    ranking = Ranking()
+    ranking.add(cell("a"))
+    before = ranking.board().rows[0].metrics["f1"].value
+    ranking.add(cell("b", label_names=("no", "yes", "perhaps")))
+    after = by_model(ranking.board())["a"].metrics["f1"].value
+    assert before is not None and after == pytest.approx(before * 2 / 3)
+
+
+def test_a_share_has_no_interval_beyond_1() -> None:
+    cells = [cell("a", seed=seed, accuracy=accuracy) for seed, accuracy in ((1, 1.0), (2, 0.8))]
+    figure = rank_cells(cells).rows[0].metrics["accuracy"]
+    assert (figure.low, figure.high) == (pytest.approx(0, abs=0.5), 1.0)

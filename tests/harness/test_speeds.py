@@ -4,7 +4,9 @@ from typing import Any
 import pytest
 
 from harness.board import NoiseFloor, to_builtins
-from harness.ranking import CellRecord, rank_cells
+from harness.composite import RankOptions
+from harness.entries import CellRecord
+from harness.ranking import rank_cells
 from runner.contract import Summary
 from tests.harness.ranked import by_model, cell, five_windows, provenance, score, window, without_predictions
 
@@ -12,7 +14,7 @@ T4 = 2.77645  # Student's of four degrees of freedom, 95 %
 
 
 def figure_of(name: str, *records: CellRecord) -> tuple[float | None, float | None, float | None]:
-    figure = by_model(rank_cells(records, replicates=50))[records[0].model].metrics[name]
+    figure = by_model(rank_cells(records, RankOptions(replicates=50)))[records[0].model].metrics[name]
     assert (figure.reason is None) == (figure.low is not None)
     return figure.value, figure.low, figure.high
 
@@ -82,9 +84,8 @@ def test_the_score_knows_how_much_windows_vary() -> None:
         pair = [
             cell(m, ms=ms, per_s=200, windows=five_windows(ms, spread=spread)) for m, ms in (("a", 5.0), ("b", 5.1))
         ]
-        figure = by_model(rank_cells([*pair, cell("c", ms=6.0)], weights={"latency_median_ms": -1.0}))["b"].metrics[
-            "score"
-        ]
+        board = rank_cells([*pair, cell("c", ms=6.0)], RankOptions(weights={"latency_median_ms": -1.0}))
+        figure = by_model(board)["b"].metrics["score"]
         assert figure.low is not None and figure.high is not None
         return figure.high - figure.low
 
