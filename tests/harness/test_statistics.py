@@ -3,6 +3,8 @@ import pytest
 from sklearn import metrics as sk
 
 from harness import statistics as st
+from harness.statistics import resampling
+from harness.statistics.resampling import seed_spread
 
 
 def random_case(classes: int, n: int, skill: float, seed: int) -> tuple[st.IntArray, st.IntArray]:
@@ -71,100 +73,126 @@ def test_impossible_input_is_refused(labels: list[int], predicted: list[int], me
         st.confusion_counts(np.array(labels), np.array(predicted), 2)
 
 
-def test_multinomial_weights_are_draws_with_replacement() -> None:
-    weights = st.multinomial_weights(40, 5000, np.random.default_rng(1))
-    assert weights.shape == (5000, 40)
-    assert weights.dtype == np.float32
-    assert (weights.sum(axis=1) == 40).all()
-    assert weights.mean(axis=0) == pytest.approx(np.ones(40), abs=0.08)
-    assert weights.var() == pytest.approx(1 - 1 / 40, abs=0.03)
+# --- the joint bootstrap ----------------------------------------------------------------------
 
 
-def test_seed_weights_are_shares_of_draws() -> None:
-    uniforms = np.array([[0.0, 0.4, 0.99], [0.5, 0.5, 0.5]])
-    assert st.seed_weights(uniforms, 3) == pytest.approx(np.array([[1 / 3, 1 / 3, 1 / 3], [0, 1, 0]]))
-    assert st.seed_weights(uniforms, 2).tolist() == [[1, 0], [0, 1]]
-    assert st.seed_weights(uniforms, 1).tolist() == [[1], [1]]
-
-
-def test_a_further_seed_keeps_the_draws_before_it() -> None:
-    two = st.seed_uniforms(2, 50, np.random.default_rng(3))
-    five = st.seed_uniforms(5, 50, np.random.default_rng(3))
-    assert two.shape == (50, 2)
-    assert np.array_equal(five[:, :2], two)
-
-
-def bootstrap(
-    labels: st.IntArray, predicted: list[st.IntArray], classes: int, replicates: int = 200, seed: int = 0
-) -> dict[str, st.FloatArray]:
-    rng = np.random.default_rng(seed)
-    uniforms = st.seed_uniforms(max(map(len, predicted)), replicates, rng)
-    return st.bootstrap_quality(labels, predicted, classes, uniforms=uniforms, rng=rng)
-
-
-def test_replicates_are_the_figures_of_the_resampled_examples() -> None:
-    labels, first = random_case(3, 50, 0.5, seed=1)
-    _, second = random_case(3, 50, 0.9, seed=2)
-    samples = bootstrap(labels, [first[None], second[None]], 3, replicates=20)
-    rng = np.random.default_rng(0)
-    st.seed_uniforms(1, 20, rng)
-    weights = st.multinomial_weights(50, 20, rng).astype(int)
-    for replicate, drawn in enumerate(weights):
-        for model, predicted in enumerate((first, second)):
-            expected = sklearn_figures(np.repeat(labels, drawn), np.repeat(predicted, drawn), 3)
-            for name, value in expected.items():
-                assert samples[name][replicate, model] == pytest.approx(value, abs=1e-12), name
-
-
-def test_blocks_do_not_change_the_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels, _ = random_case(3, 60, 1.0, seed=1)
-    predicted = [np.stack([random_case(3, 60, 0.7, seed=10 * m + s)[1] for s in range(1 + m)]) for m in range(4)]
-    whole = bootstrap(labels, predicted, 3)
-    monkeypatch.setattr(st, "_BLOCK_ELEMENTS", 700)
-    for name, values in bootstrap(labels, predicted, 3).items():
-        assert np.array_equal(values, whole[name]), name
-
-
-def test_identical_models_tie_in_every_replicate() -> None:
-    labels, _ = random_case(2, 80, 1.0, seed=1)
-    seeds = np.stack([random_case(2, 80, 0.8, seed=seed)[1] for seed in range(3)])
-    samples = bootstrap(labels, [seeds, seeds[:1], seeds.copy()], 2)
-    for values in samples.values():
-        assert np.array_equal(values[:, 0], values[:, 2])
-    assert not np.array_equal(samples["f1"][:, 0], samples["f1"][:, 1])
-
-
-def test_seeds_add_to_the_spread() -> None:
-    labels, good = random_case(2, 400, 0.95, seed=1)
-    _, bad = random_case(2, 400, 0.2, seed=2)
-    samples = bootstrap(labels, [np.stack([good, good]), np.stack([good, bad])], 2)["accuracy"]
-    assert samples[:, 1].std() > 3 * samples[:, 0].std()
+def test_counts_are_draws_with_replacement() -> None:
+    counts = st.example_counts(40, 5000, np.random.default_rng(1))
+    assert counts.shape == (5000, 40)
+    assert (counts.sum(axis=1) == 40).all()
+    assert counts.mean(axis=0) == pytest.approx(np.ones(40), abs=0.08)
+    assert counts.var() == pytest.approx(1 - 1 / 40, abs=0.03)
 
 
 def test_nothing_to_resample_is_refused() -> None:
-    empty = np.array([], dtype=np.int64)
     with pytest.raises(ValueError, match="no test example"):
-        bootstrap(empty, [empty[None]], 2)
+        st.example_counts(0, 5, np.random.default_rng(0))
 
 
-def test_percentile_interval() -> None:
-    samples = np.stack([np.arange(101.0), np.arange(101.0) * 2], axis=1)
-    interval = st.percentile_interval(samples, 0.9)
-    assert interval.low.tolist() == pytest.approx([5, 10])
-    assert interval.high.tolist() == pytest.approx([95, 190])
+def replicates(
+    labels: st.IntArray, predicted: st.IntArray, classes: int, number: int = 200, seed: int = 0
+) -> dict[str, st.FloatArray]:
+    counts = st.example_counts(labels.size, number, np.random.default_rng(seed))
+    return st.resampled_quality(labels, predicted, classes, counts)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    truth, trials, n = 0.8, 300, 250
-    rng = np.random.default_rng(7)
-    labels = np.zeros(n, dtype=np.int64)
-    covered = 0
-    for _ in range(trials):
-        predicted = (rng.random((1, n)) >= truth).astype(np.int64)
-        samples = st.bootstrap_quality(labels, [predicted], 2, uniforms=np.zeros((400, 1)), rng=rng)
-        interval = st.percentile_interval(samples["accuracy"][:, 0])
-        covered += bool(interval.low <= truth <= interval.high)
-    assert 0.90 <= covered / trials <= 0.985
+@pytest.mark.parametrize("classes", [1, 2, 3, 28])
+def test_replicates_are_the_figures_of_the_repeated_rows(classes: int) -> None:
+    labels, _ = random_case(classes, 50, 1.0, seed=1)
+    predicted = np.stack([random_case(classes, 50, skill, seed=1)[1] for skill in (0.5, 0.9)])
+    counts = st.example_counts(50, 20, np.random.default_rng(0))
+    samples = st.resampled_quality(labels, predicted, classes, counts)
+    for replicate, drawn in enumerate(counts):
+        confusion = st.confusion_counts(np.repeat(labels, drawn), np.repeat(predicted, drawn, axis=1), classes)
+        expected = st.quality_from_confusion(confusion)
+        assert set(expected) == set(samples)
+        for name, values in expected.items():
+            assert samples[name][replicate] == pytest.approx(values, abs=1e-12), name
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_blocks_do_not_change_the_outcome(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, _ = random_case(classes, 60, 1.0, seed=1)
+    predicted = np.stack([random_case(classes, 60, 0.7, seed=seed)[1] for seed in range(9)])
+    whole = replicates(labels, predicted, classes)
+    monkeypatch.setattr(resampling, "_BLOCK_ELEMENTS", 700)
+    for name, values in replicates(labels, predicted, classes).items():
+        assert np.array_equal(values, whole[name]), name
+
+
+def test_all_cells_see_the_same_examples() -> None:
+    """Two models that are right and wrong on the same examples do not differ, however the split is drawn; and one that
+    is right where the other is wrong is the other's mirror image."""
+    labels, first = random_case(2, 80, 0.8, seed=1)
+    samples = replicates(labels, np.stack([first, first.copy(), 1 - first]), 2)
+    for name, values in samples.items():
+        assert np.array_equal(values[:, 0], values[:, 1]), name
+    assert samples["accuracy"][:, 0] + samples["accuracy"][:, 2] == pytest.approx(np.ones(200))
+    assert samples["accuracy"][:, 0].std() > 0.03
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_seeds_vary_by_students_t(seeds: int) -> None:
+    figures = np.random.default_rng(1).normal(0.8, 0.05, seeds)
+    draws = st.seed_draws(seeds, 200_000, np.random.default_rng(2))
+    deviations = st.seed_deviations(draws, seeds)
+    assert deviations.sum(axis=1) == pytest.approx(np.zeros(200_000), abs=1e-9)
+    studentised = deviations @ figures / (figures.std(ddof=1) / np.sqrt(seeds))
+    levels = np.array([0.8, 0.9, 0.95, 0.98])
+    expected = [st.student_t(seeds - 1, level) for level in levels]
+    assert np.quantile(np.abs(studentised), levels) == pytest.approx(expected, rel=0.03)
+
+
+def test_one_seed_tells_nothing_of_its_spread() -> None:
+    draws = st.seed_draws(3, 10, np.random.default_rng(0))
+    assert st.seed_deviations(draws, 1).tolist() == [[0.0]] * 10
+    samples = np.random.default_rng(1).normal(size=(10, 4, 1))
+    assert np.array_equal(st.mean_over_seeds(np.zeros((4, 1)), samples, np.zeros((10, 1))), samples[..., 0])
+
+
+def test_a_further_seed_keeps_the_draws_before_it() -> None:
+    two, five = (st.seed_draws(seeds, 50, np.random.default_rng(3)) for seeds in (2, 5))
+    assert np.array_equal(five[:2], two)
+
+
+def test_the_mean_over_seeds_varies_as_examples_and_seeds_do() -> None:
+    """Replicates of three seeds made to measure: what they share has variance 4, what each has alone 9, and their
+    figures differ by a variance of 0.5."""
+    rng = np.random.default_rng(4)
+    shared, alone = rng.standard_normal((100_000, 1)), rng.standard_normal((100_000, 3))
+    figures = np.sqrt(0.5) * np.array([-1.0, 0.0, 1.0])
+    samples = 7 + 2 * shared + 3 * alone
+    still = st.mean_over_seeds(figures, samples, np.zeros((100_000, 3)))
+    assert still.mean() == pytest.approx(7, abs=0.02)
+    assert still.var() == pytest.approx(4, rel=0.02)  # not 4 + 9 / 3: that part is in how the seeds differ
+    deviations = st.seed_deviations(st.seed_draws(3, 100_000, rng), 3)
+    moved = st.mean_over_seeds(figures, samples, deviations) - still
+    assert moved == pytest.approx(deviations @ figures, abs=1e-12)
+    assert np.quantile(np.abs(moved), 0.95) == pytest.approx(st.student_t(2) * np.sqrt(0.5 / 3), rel=0.03)
+
+
+def test_equal_models_stay_equal_over_their_seeds() -> None:
+    rng = np.random.default_rng(5)
+    figures, samples = rng.random((1, 3)), rng.random((300, 1, 3))
+    twice = st.mean_over_seeds(
+        np.repeat(figures, 2, axis=0), np.repeat(samples, 2, axis=1), st.seed_deviations(st.seed_draws(3, 300, rng), 3)
+    )
+    assert np.array_equal(twice[:, 0], twice[:, 1])
+    assert twice[:, 0].std() > 0.1
+
+
+def test_seeds_that_are_all_right_do_not_vary() -> None:
+    figures, samples = np.ones((1, 2)), np.ones((50, 1, 2))
+    deviations = st.seed_deviations(st.seed_draws(2, 50, np.random.default_rng(0)), 2)
+    assert st.mean_over_seeds(figures, samples, deviations) == pytest.approx(np.ones((50, 1)))
+
+
+def test_the_spread_of_seeds_leaves_out_how_each_meets_the_examples() -> None:
+    rng = np.random.default_rng(6)
+    samples = rng.standard_normal((50_000, 1)) + 0.3 * rng.standard_normal((50_000, 3))
+    figures = np.array([-0.5, 0.0, 0.5])  # variance 0.25
+    assert seed_spread(figures, samples) == pytest.approx(np.sqrt(0.25 - 0.09), rel=0.01)
+    assert seed_spread(figures / 10, samples) == 0.0
 
 
 # --- speed: seeds, and windows within ---------------------------------------------------------
@@ -233,38 +261,25 @@ def test_strong_skewness_costs_coverage() -> None:
     assert (np.abs(windows.mean(axis=(1, 2)) - 10) <= st.half_width(windows)).mean() == pytest.approx(0.88, abs=0.01)
 
 
-@pytest.mark.parametrize(("seeds", "seeds_sd"), [(1, 0.0), (3, 0.0), (3, 0.3)])
-def test_replicates_vary_as_much_as_seeds_and_windows_do(seeds: int, seeds_sd: float) -> None:
-    rng = np.random.default_rng(3)
-    draws = st.seed_uniforms(seeds, 400, rng), st.window_uniforms(seeds, 5, 400, rng)
-    variances = [
-        st.resampled_means(w.mean(axis=1), w, *draws).var() for w in simulated("normal", (600, seeds, 5), seeds_sd)
-    ]
-    expected = (seeds - 1) / seeds * seeds_sd**2 / seeds + 0.3**2 / 5 / seeds
-    assert np.mean(variances) == pytest.approx(expected, rel=0.1)
+@pytest.mark.parametrize(("seeds", "windows"), [(1, 5), (3, 5), (4, 1)])
+def test_speed_varies_by_students_t(seeds: int, windows: int) -> None:
+    """So that the percentiles of replicates are the interval."""
+    measured = simulated("normal", (1, seeds, windows), 0.3)[0]
+    error, freedom = (float(part) for part in st.spread_of_mean(measured))
+    samples = st.speed_samples(measured.mean(), error, freedom, 200_000, np.random.default_rng(3))
+    assert np.quantile(np.abs(samples - measured.mean()), 0.95) == pytest.approx(st.half_width(measured), rel=0.03)
 
 
-def test_figures_without_windows_are_resampled_by_seeds_alone() -> None:
-    rng = np.random.default_rng(0)
-    seeds, windows = st.seed_uniforms(3, 50, rng), st.window_uniforms(3, 2, 50, rng)
-    figures = np.array([4.0, 5.0, 9.0])
-    without, single = np.full((3, 2), np.nan), np.array([[4.0, np.nan], [5.0, np.nan], [9.0, np.nan]])
-    expected = st.seed_weights(seeds, 3) @ figures
-    for given in (without, single):
-        assert st.resampled_means(figures, given, seeds, windows) == pytest.approx(expected)
+def test_a_speed_of_unknown_spread_does_not_vary() -> None:
+    alone = st.spread_of_mean(np.array([[4.0, np.nan]]))
+    assert np.isnan(alone.error)
+    assert alone.freedom == 0
+    assert st.speed_samples(4.0, np.nan, 0.0, 3, np.random.default_rng(0)).tolist() == [4.0, 4.0, 4.0]
 
 
-def test_missing_windows_are_never_drawn() -> None:
-    rng = np.random.default_rng(0)
-    seeds, windows = st.seed_uniforms(1, 200, rng), st.window_uniforms(1, 4, 200, rng)
-    gaps = np.array([[np.nan, 9.0, np.nan, 11.0]])
-    samples = st.resampled_means(np.array([10.0]), gaps, seeds, windows)
-    assert set(np.round(samples, 6)) == set(np.round([10 - np.sqrt(2), 10, 10 + np.sqrt(2)], 6))
-
-
-def test_more_seeds_and_windows_leave_the_draws_before_them() -> None:
-    few, many = (st.window_uniforms(s, w, 20, np.random.default_rng(5)) for s, w in ((2, 3), (4, 6)))
-    assert np.array_equal(many[:, :2, :3], few)
+def test_the_heavy_tails_of_two_seeds_stay_within_reason() -> None:
+    samples = st.speed_samples(10.0, 2.0, 1.0, 10_000, np.random.default_rng(0))
+    assert (samples.min(), samples.max()) == (0.0, 20.0)
 
 
 def test_levelled_by_hand() -> None:
