@@ -1,0 +1,279 @@
+"""What makes a difference: pairs of models, methods, kinds of models, and size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from harness.board import Contrast, Row, Scaling
+from harness.compare import Significance
+from harness.metrics import METRICS
+from harness.report.charts.figures import (
+    ROW_PX,
+    Json,
+    Panel,
+    axis,
+    chart,
+    dots,
+    error_bars,
+    legend_below,
+    log_axis,
+    method_legend,
+    number,
+    numbers,
+    panel_title,
+    placed,
+    places_axis,
+    side_by_side,
+    slots_of,
+    upright,
+    values_of,
+)
+from harness.report.charts.palette import COLOURS, DIFFERENCE_SCALE, NEUTRAL, Look
+from harness.report.charts.scene import DIFFERENCES, Part, Scene, metric
+from harness.report.charts.words import (
+    QUALITY_FLAGS,
+    escaped,
+    figure_line,
+    flags_line,
+    hover,
+    percent,
+    short,
+    with_cautions,
+)
+from harness.report.material import Chart
+
+_WRITTEN_MODELS = 14
+_STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+_KINDS = {"encoder-only": "encoders", "decoder-only": "decoders"}
+
+
+# --- pairs ------------------------------------------------------------------------------------------
+
+
+def significances(scene: Scene) -> Iterator[Chart]:
+    for part in scene.parts:
+        pairs, rows = part.section.significance, part.scored
+        if pairs is None or len(rows) < 2:
+            continue
+        note = (
+            "Accuracy of the line's model minus that of the column's, in percentage points: blue where the line's is "
+            f"better. Stars: p < 0.05, 0.01, 0.001, Holm-corrected over all {len(rows) * (len(rows) - 1) // 2} pairs. "
+            "Without a star the data do not tell the two apart; a difference below "
+            f"{100 * pairs.detectable:.1f} points would be missed more often than one time in five."
+        )
+        note = with_cautions(note, [one.row for one in rows], QUALITY_FLAGS)
+        figure = _significance_figure([one.label for one in rows], pairs)
+        yield chart(f"significance-{part.slug}", f"Who beats whom · {part.title}", DIFFERENCES, note, figure)
+
+
+def _significance_figure(labels: Sequence[str], pairs: Significance) -> Json:
+    points = 100 * np.asarray(pairs.difference, dtype=np.float64)
+    np.fill_diagonal(points, np.nan)
+    largest = max(float(np.nanmax(np.abs(points))), 0.1)
+    trace = {
+        "type": "heatmap",
+        "z": [numbers(line, 4) for line in points],
+        "zmin": -largest,
+        "zmax": largest,
+        "colorscale": [list(stop) for stop in DIFFERENCE_SCALE],
+        "colorbar": {"title": {"text": "difference (percentage points)", "side": "right"}, "thickness": 12},
+        "text": [
+            [_pair_text(difference, p, len(labels)) for difference, p in zip(*lines, strict=True)]
+            for lines in zip(points, pairs.p, strict=True)
+        ],
+        "texttemplate": "%{text}",
+        "hovertext": [
+            [_pair_hover(labels, (a, b), points[a, b], pairs.p[a, b]) for b in range(len(labels))]
+            for a in range(len(labels))
+        ],
+        "hoverinfo": "text",
+        "xgap": 1,
+        "ygap": 1,
+    }
+    return {
+        "data": [trace],
+        "layout": {
+            "height": 240 + round(1.2 * ROW_PX) * max(len(labels), 3),
+            "margin": {"t": 60, "l": 20, "r": 20},
+            "xaxis": places_axis(labels, showgrid=False, title={"text": "compared with", "standoff": 8}, chars=24),
+            "yaxis": places_axis(labels, reverse=True, showgrid=False),
+        },
+    }
+
+
+def _pair_text(points: float, p: float, models: int) -> str:
+    if not math.isfinite(points):
+        return ""
+    star = next((star for bound, star in _STARS if p < bound), "")
+    return f"{points:+.1f}{star}" if models <= _WRITTEN_MODELS else star
+
+
+def _pair_hover(labels: Sequence[str], pair: tuple[int, int], points: float, p: float) -> str:
+    a, b = pair
+    if a == b:
+        return hover(labels[a])
+    corrected = f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
+    return hover(labels[a], f"against {escaped(labels[b])}: {points:+.2f} percentage points", f"p {corrected} (Holm)")
+
+
+# --- contrasts --------------------------------------------------------------------------------------
+
+
+def contrasts(scene: Scene) -> Iterator[Chart]:
+    """Method against method and encoders against decoders, as a forest plot; a column for each figure."""
+    found = [one for one in scene.board.contrasts if one.difference.value is not None]
+    lines = list(dict.fromkeys((_pair_words(one), _dataset_title(scene, one), one.pairs) for one in found))
+    if not lines:
+        return
+    panels = []
+    for name in dict.fromkeys(one.metric for one in found):
+        here = {(_pair_words(one), _dataset_title(scene, one), one.pairs): one for one in found if one.metric == name}
+        panels.append(_contrast_panel(scene, name, [here.get(line) for line in lines]))
+    names = [f"{words} · {dataset} ({pairs})" for words, dataset, pairs in lines]
+    note = (
+        f"Right of the dotted line the first named is better, where its {percent(scene.confidence)} interval stays "
+        "clear of it. In brackets the pairs of models behind it: methods are compared on the same models, encoders "
+        "with decoders by their means, which differ in more than their kind."
+    )
+    figure = side_by_side(names, panels)
+    for number_, _ in enumerate(panels):
+        axes = figure["layout"][f"yaxis{'' if number_ == 0 else number_ + 1}"]
+        axes["ticktext"] = [short(name, 60) for name in names]
+    yield chart("contrasts", "Method against method, encoders against decoders", DIFFERENCES, note, figure)
+
+
+def _pair_words(one: Contrast) -> str:
+    return f"{_KINDS.get(one.first, one.first)} − {_KINDS.get(one.second, one.second)}"
+
+
+def _dataset_title(scene: Scene, one: Contrast) -> str:
+    versions = {(part.section.dataset, part.section.fingerprint): part.title for part in scene.parts}
+    return versions.get((one.dataset, one.fingerprint), one.dataset)
+
+
+def _contrast_panel(scene: Scene, name: str, lines: Sequence[Contrast | None]) -> Panel:
+    """Differences of shares; of speeds, ratios."""
+    is_ratio = name not in ("accuracy", "f1")
+    figures = [one.difference if one else None for one in lines]
+    hovers = [_contrast_hover(scene, one) if one else "" for one in lines]
+    looks = [Look(COLOURS[0] if one and one.kind == "method" else COLOURS[1], "circle", "solid") for one in lines]
+    title = METRICS[name].title if name in METRICS else escaped(name)
+    ends = [end for one in figures if one for end in (one.value, one.low, one.high)]
+    x = log_axis("ratio", [*ends, 1.0]) if is_ratio else axis("difference (share)")
+    return Panel(
+        f"{title}, {'ratio' if is_ratio else 'difference'}",
+        [dots(looks, values_of(figures), hovers, error_x=error_bars(figures))],
+        x,
+        [upright(1.0 if is_ratio else 0.0)],
+    )
+
+
+def _contrast_hover(scene: Scene, one: Contrast) -> str:
+    figure = one.difference
+    bounds = ""
+    if figure.low is not None and figure.high is not None:
+        bounds = f"{percent(scene.confidence)} interval {figure.low:+.3f} to {figure.high:+.3f}"
+    what = METRICS[one.metric].title if one.metric in METRICS else one.metric
+    return hover(
+        _pair_words(one),
+        escaped(_dataset_title(scene, one)),
+        f"{escaped(what)} {figure.value:+.3f}" if figure.value is not None else "",
+        bounds,
+        f"{one.pairs} pair{'s' if one.pairs != 1 else ''} of models",
+    )
+
+
+# --- size -------------------------------------------------------------------------------------------
+
+
+def scaling(scene: Scene) -> Iterator[Chart]:
+    """Accuracy against parameters; a column for each dataset."""
+    sized = {
+        part.slug: [one.row for one in part.rows if one.row.parameters and metric(one.row, "accuracy")]
+        for part in scene.parts
+    }
+    parts = [part for part in scene.parts if len({row.parameters for row in sized[part.slug]}) > 1]
+    if not parts:
+        return
+    columns = min(3, len(parts))
+    lines = math.ceil(len(parts) / columns)
+    plot_px = 300 * lines + 90 * (lines - 1)
+    slots = slots_of(len(parts), columns, 0.07, 90 / plot_px)
+    layout: Json = {
+        "height": 84 + plot_px + 100,
+        "margin": {"t": 84, "r": 20},
+        "hovermode": "closest",
+        "legend": legend_below(),
+        "annotations": [panel_title(slot, short(part.title, 24)) for slot, part in zip(slots, parts, strict=True)],
+    }
+    traces: list[Json] = method_legend(row.method for part in parts for row in sized[part.slug])
+    for slot, part in zip(slots, parts, strict=True):
+        rows = sized[part.slug]
+        sizes = [row.parameters for row in rows]
+        x = log_axis("parameters", sizes, domain=slot.x, anchor=f"y{slot.suffix}")
+        layout[f"xaxis{slot.suffix}"] = x
+        title = "accuracy (share)" if slot.column == 0 else ""
+        layout[f"yaxis{slot.suffix}"] = axis(title, domain=slot.y, anchor=f"x{slot.suffix}")
+        traces += placed(slot, [_sized_dots(scene, rows), *_fits(scene, part, rows)])
+    yield chart(
+        "size-scaling", "Accuracy against size", DIFFERENCES, _scaling_note(scene), {"data": traces, "layout": layout}
+    )
+
+
+def _scaling_note(scene: Scene) -> str:
+    note = "Lines are least squares on the logarithm of the size, one a method with three or more sizes."
+    slopes = [one.slope for one in scene.board.scaling if one.slope.value is not None]
+    if slopes:
+        note += (
+            " They hold for the models at hand: which models these are decides more than their number of parameters, "
+            "and the intervals in the hover text know of test examples and seeds alone."
+        )
+    return note
+
+
+def _sized_dots(scene: Scene, rows: Sequence[Row]) -> Json:
+    figures = [metric(row, "accuracy") for row in rows]
+    hovers = [
+        hover(
+            scene.label(row),
+            f"{row.parameters:,} parameters" if row.parameters else "",
+            figure_line("accuracy", figure, scene.confidence),
+            flags_line(row),
+        )
+        for row, figure in zip(rows, figures, strict=True)
+    ]
+    looks = [scene.look(row) for row in rows]
+    x = [row.parameters for row in rows]
+    return dots(looks, x, hovers, y=values_of(figures), error_y=error_bars(figures), showlegend=False)
+
+
+def _fits(scene: Scene, part: Part, rows: Sequence[Row]) -> list[Json]:
+    here = (part.section.dataset, part.section.fingerprint)
+    fits = [
+        one for one in scene.board.scaling if (one.dataset, one.fingerprint) == here and one.slope.value is not None
+    ]
+    return [_fit_line(scene, fit, [row.parameters for row in rows if row.method == fit.method]) for fit in fits]
+
+
+def _fit_line(scene: Scene, fit: Scaling, sizes: Sequence[int | None]) -> Json:
+    known = [size for size in sizes if size]
+    ends = [min(known), max(known)] if known else []
+    slope = fit.slope.value or 0.0
+    bounds = ""
+    if fit.slope.low is not None and fit.slope.high is not None:
+        bounds = f"{percent(scene.confidence)} interval {100 * fit.slope.low:+.1f} to {100 * fit.slope.high:+.1f}"
+    text = hover(fit.method, f"{100 * slope:+.1f} percentage points for a tenfold size", bounds, f"{fit.models} models")
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": ends,
+        "y": [number(fit.intercept + slope * math.log10(end)) for end in ends],
+        "line": {"color": NEUTRAL, "width": 1.5, "dash": "dash"},
+        "hovertext": [text] * len(ends),
+        "hoverinfo": "text",
+        "legendgroup": fit.method,
+        "showlegend": False,
+    }

@@ -1,0 +1,235 @@
+"""Which model: ranks with their uncertainty, and accuracy against latency."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from harness.board import Row
+from harness.report.charts.figures import (
+    Json,
+    Panel,
+    axis,
+    bars_between,
+    chart,
+    dots,
+    error_bars,
+    legend_below,
+    level,
+    log_axis,
+    method_legend,
+    number,
+    numbers,
+    side_by_side,
+    values_of,
+)
+from harness.report.charts.palette import NEUTRAL
+from harness.report.charts.scene import RANKING, AnyRow, Scene, SpeedGroup, metric, speed_groups
+from harness.report.charts.words import (
+    QUALITY_FLAGS,
+    SPEED_FLAGS,
+    figure_line,
+    flags_line,
+    hover,
+    percent,
+    rank_line,
+    seeds_line,
+    short,
+    with_cautions,
+)
+from harness.report.labels import row_key
+from harness.report.material import Chart
+from harness.statistics import pareto_front
+
+MOST_LABELLED = 12  # points of a plot that are all labelled; of more, those on the front
+_SMALLEST_PX, _LARGEST_PX = 9, 32
+
+_RANK_NOTE = (
+    "Bars are {} intervals. Rows between two dotted lines are a tie: the data do not tell them apart from the first of "
+    "them. The chance is the share of resamples, of test examples and seeds, in which a row comes first."
+)
+
+
+def ranks(scene: Scene) -> Iterator[Chart]:
+    """Over all datasets, and of each."""
+    sentence = _RANK_NOTE.format(percent(scene.confidence))
+    overall = [row for row in scene.board.overall if row.rank is not None and row_key(row) in scene.looks]
+    if overall:
+        figure = _rank_figure(scene, sorted(overall, key=_rank))
+        yield chart("rank-overall", "Ranks over all datasets", RANKING, f"Means over datasets. {sentence}", figure)
+    for part in scene.parts:
+        rows = sorted((one.row for one in part.rows if one.row.rank is not None), key=_rank)
+        if rows:
+            note = with_cautions(sentence, rows, QUALITY_FLAGS)
+            yield chart(f"rank-{part.slug}", f"Ranks · {part.title}", RANKING, note, _rank_figure(scene, rows))
+
+
+def _rank(row: AnyRow) -> int:
+    return row.rank or 0
+
+
+def _rank_figure(scene: Scene, rows: Sequence[AnyRow]) -> Json:
+    looks = [scene.look(row) for row in rows]
+    hovers = [_rank_hover(scene, row) for row in rows]
+    scores = [metric(row, "score") for row in rows]
+    below = [row.rank - row.rank_low if row.rank and row.rank_low else None for row in rows]
+    above = [row.rank_high - row.rank if row.rank and row.rank_high else None for row in rows]
+    between_ties = [level(place - 0.5) for place, (a, b) in enumerate(pairwise(rows), 1) if a.tie != b.tie]
+    score_dots = dots(looks, values_of(scores), hovers, error_x=error_bars(scores))
+    rank_dots = dots(looks, [row.rank for row in rows], hovers, error_x=bars_between(below, above))
+    chances = [None if row.p_best is None else 100 * row.p_best for row in rows]
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "x": numbers(chances, 3),
+        "y": list(range(len(rows))),
+        "marker": {"color": [look.colour for look in looks]},
+        "text": ["" if row.p_best is None else percent(row.p_best) for row in rows],
+        "textposition": "outside",
+        "hovertext": hovers,
+        "hoverinfo": "text",
+    }
+    rank_range = [0.5, len(rows) + 0.5]
+    panels = (
+        Panel("Score", [score_dots], axis("score (no unit)"), between_ties),
+        Panel("Rank", [rank_dots], axis("rank (1 is best)", range=rank_range, tickformat="d"), between_ties),
+        Panel(
+            "Chance of being the best",
+            [bars],
+            axis("share of resamples (%)", range=[0, 120], tickvals=[0, 25, 50, 75, 100]),
+            between_ties,
+        ),
+    )
+    return side_by_side([scene.label(row) for row in rows], panels)
+
+
+def _rank_hover(scene: Scene, row: AnyRow) -> str:
+    return hover(
+        scene.label(row),
+        rank_line(row),
+        f"Tie group {row.tie}" if row.tie is not None else "",
+        f"Chance of being the best: {percent(row.p_best)}" if row.p_best is not None else "",
+        figure_line("score", row.metrics.get("score"), scene.confidence),
+    )
+
+
+# --- accuracy against latency -----------------------------------------------------------------------
+
+
+def accuracy_against_latency(scene: Scene) -> Iterator[Chart]:
+    """For each dataset, and for each place where speeds were measured."""
+    for part in scene.parts:
+        for group in speed_groups(scene, part):
+            name = _latency_name(group)
+            rows = [one.row for one in group.rows if metric(one.row, "accuracy") and metric(one.row, name)]
+            if rows:
+                title = f"Accuracy against latency · {group.title}"
+                note = group.note(with_cautions(_front_note(rows), rows, SPEED_FLAGS))
+                figure = _front_figure(scene, rows, name)
+                yield chart(f"accuracy-latency-{group.id_suffix}", title, RANKING, note, figure)
+
+
+def _latency_name(group: SpeedGroup) -> str:
+    """The p95, if every row has one: a p50 beside a p95 would look faster than it is."""
+    has_tail = all(metric(one.row, "latency_p95_ms") for one in group.rows if metric(one.row, "latency_median_ms"))
+    return "latency_p95_ms" if has_tail else "latency_median_ms"
+
+
+def _front_note(rows: Sequence[Row]) -> str:
+    sizes = [figure.value for row in rows if (figure := metric(row, "memory_allocated_mb")) and figure.value]
+    area = f" Areas grow with peak memory, from {min(sizes):,.0f} to {max(sizes):,.0f} MB." if sizes else ""
+    return (
+        "Up and to the left is better: the line is the best accuracy to be had within a latency, and what lies below "
+        f"it is beaten in both.{area}"
+    )
+
+
+def _front_figure(scene: Scene, rows: Sequence[Row], name: str) -> Json:
+    latencies = [metric(row, name) for row in rows]
+    accuracies = [metric(row, "accuracy") for row in rows]
+    x, y = values_of(latencies), values_of(accuracies)
+    on_front = pareto_front(np.array([y, [-(value or 0) for value in x]], dtype=np.float64).T)
+    all_x = [end for figure in latencies if figure for end in (figure.value, figure.low, figure.high)]
+    x_axis = log_axis(f"latency {'p95' if 'p95' in name else 'p50'} of single requests (ms)", all_x)
+    front = sorted((a, b) for a, b, on in zip(x, y, on_front, strict=True) if on and a is not None and b is not None)
+    points = [
+        _points(scene, method, rows, [row.method == method for row in rows], on_front.tolist(), name)
+        for method in dict.fromkeys(row.method for row in rows)
+    ]
+    return {
+        "data": [_front_line(front, 10 ** x_axis["range"][1]), *points, *method_legend(row.method for row in rows)],
+        "layout": {
+            "height": 520,
+            "margin": {"t": 60, "r": 20},
+            "xaxis": x_axis,
+            "yaxis": axis("accuracy (share of test examples)"),
+            "hovermode": "closest",
+            "legend": legend_below(),
+        },
+    }
+
+
+def _front_line(front: Sequence[tuple[float, float]], end: float) -> Json:
+    """Steps: between two models of the front, the slower one's accuracy is not yet to be had."""
+    x, y = [point[0] for point in front], [point[1] for point in front]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [*x, number(end)],
+        "y": [*y, y[-1]],
+        "line": {"shape": "hv", "color": NEUTRAL, "width": 1.5},
+        "name": "Pareto front",
+        "hoverinfo": "skip",
+    }
+
+
+def _points(
+    scene: Scene, method: str, rows: Sequence[Row], chosen: Sequence[bool], on_front: Sequence[bool], name: str
+) -> Json:
+    """The rows of one method, which its entry in the legend shows and hides."""
+    few = len(rows) <= MOST_LABELLED
+    here = [(row, bool(front)) for row, is_chosen, front in zip(rows, chosen, on_front, strict=True) if is_chosen]
+    latencies = [metric(row, name) for row, _ in here]
+    accuracies = [metric(row, "accuracy") for row, _ in here]
+    looks = [scene.look(row) for row, _ in here]
+    trace = dots(
+        looks,
+        values_of(latencies),
+        [_point_hover(scene, row, front, name) for row, front in here],
+        y=values_of(accuracies),
+        error_x=error_bars(latencies),
+        error_y=error_bars(accuracies),
+        mode="markers+text",
+        text=[short(scene.label(row), 26) if few or front else "" for row, front in here],
+        textposition="top center",
+        cliponaxis=False,
+        legendgroup=method,
+        showlegend=False,
+    )
+    trace["marker"] |= {"size": _sizes(rows, [row for row, _ in here]), "opacity": 0.85}
+    return trace
+
+
+def _sizes(rows: Sequence[Row], here: Sequence[Row]) -> list[float]:
+    """Diameters in px; the area grows with peak memory."""
+    most = max((figure.value or 0 for row in rows if (figure := metric(row, "memory_allocated_mb"))), default=0)
+    sizes = []
+    for row in here:
+        figure = metric(row, "memory_allocated_mb")
+        share = (figure.value or 0) / most if figure and most else 0
+        sizes.append(round(max(_SMALLEST_PX, _LARGEST_PX * share**0.5), 1))
+    return sizes
+
+
+def _point_hover(scene: Scene, row: Row, front: bool, latency: str) -> str:
+    names = ("accuracy", latency, "memory_allocated_mb", "throughput_samples_per_sec")
+    return hover(
+        scene.label(row),
+        *(figure_line(name, row.metrics.get(name), scene.confidence) for name in names),
+        "On the front of accuracy and latency" if front else "",
+        "Not beaten in F1, p95 latency and memory together" if row.pareto else "",
+        seeds_line(row),
+        flags_line(row),
+    )
