@@ -2,25 +2,327 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
 
-from harness.entries import Entry
-from harness.statistics import FloatArray
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from harness.board import Figure
+from harness.comparison import Comparison, LeftOut, OverDatasets, Pair, QualityDifference, Side, SpeedRatio
+from harness.entries import Entry, common_labels, stacked_predictions
+from harness.errors import InputError
+from harness.metrics import CONFUSION_METRICS, METRICS, SPEED_METRICS
+from harness.pairs import (
+    ALPHA,
+    CONFIDENCE,
+    POWER,
+    REPLICATES,
+    Z_POWER,
+    SharedExamples,
+    Z,
+    detectable,
+    needed,
+    scored_seeds,
+)
+from harness.ratios import Ratio, speed_ratio
+from harness.selection import Match, Selection, label_of, matching
+from harness.statistics import BoolArray, FloatArray, IntArray, normal_cdf, seed_deviations, seed_draws, student_t
+from harness.statistics.paired import discordant_counts, mcnemar_exact
+from harness.statistics.power import minimum_detectable_difference
+from harness.statistics.several import FEWEST_DATASETS, holm, wilcoxon_signed_rank
+
+DEFAULT_METRICS = (
+    "accuracy",
+    "f1",
+    "latency_median_ms",
+    "latency_p95_ms",
+    "throughput_samples_per_sec",
+    "memory_allocated_mb",
+)
+"""What is compared unless asked for otherwise."""
+
+_SEED_REPLICATES = 1_000  # of what seeds add, in a table of all pairs
+_LEAST_ERROR = 1e-12
 
 
 @dataclass(frozen=True)
 class Significance:
-    """All pairs of the models of one dataset, in the order given. `difference` (M, M): accuracy of the row's model minus
-    that of the column's. `p` (M, M): two-sided, Holm-corrected over all pairs; NaN on the diagonal. `detectable`: the
-    smallest difference that data like these show with 80 % power, median over pairs."""
+    """All pairs of the models of one dataset, in the order given. `difference` (M, M): accuracy of the row's model
+    minus that of the column's. `p` (M, M): two-sided, Holm-corrected over all pairs; NaN on the diagonal. `detectable`:
+    the smallest difference that data like these show with 80 % power, median over pairs; NaN for a single model."""
 
     difference: FloatArray
     p: FloatArray
     detectable: float
 
 
+# --- two selections -----------------------------------------------------------------------------
+
+
+def compare(first: Selection, second: Selection, metrics: Sequence[str] = DEFAULT_METRICS) -> Comparison:
+    """Every pair that the two selections have in common, in `metrics` (names of the registry).
+
+    Raises InputError for a metric that cannot be compared, and with the reasons where nothing is left to compare.
+    """
+    _check_metrics(metrics)
+    first, second = _narrowed(first, second)
+    found = matching(first, second)
+    matches = [match for match in found.matches if not _same(match, first, second)]
+    if found.matches and not matches:
+        raise InputError(f"{first.given} and {second.given} are the same", "give two models, or two runs")
+    left_out = list(found.left_out)
+    pairs = _pairs(matches, first, second, metrics, left_out)
+    if not any(one.quality or any(ratio.ratio.value is not None for ratio in one.speed) for one in pairs):
+        reasons = [f"{one.what}: {one.reason}" for one in left_out]
+        reasons += [f"{one.dataset}: {ratio.ratio.reason}" for one in pairs for ratio in one.speed]
+        shown = "; ".join(dict.fromkeys(reasons)) or "neither has a finished cell"
+        raise InputError(f"nothing can be compared: {shown}", "compare runs of the same data, on the same machine")
+    corrected = _corrected(pairs)
+    return Comparison(
+        first=first.given,
+        second=second.given,
+        confidence=CONFIDENCE,
+        replicates=REPLICATES,
+        family=sum(len(pair.quality) for pair in corrected),
+        pairs=corrected,
+        over_datasets=_over_datasets(corrected),
+        left_out=tuple(left_out),
+    )
+
+
+def _same(match: Match, first: Selection, second: Selection) -> bool:
+    one, other = first.evidence.folder, second.evidence.folder
+    if one is None or other is None or one.folder.resolve() != other.folder.resolve():
+        return False
+    return label_of(match.first) == label_of(match.second) and match.first.device == match.second.device
+
+
+def _check_metrics(metrics: Sequence[str]) -> None:
+    for name in metrics:
+        if name not in CONFUSION_METRICS and name not in SPEED_METRICS:
+            raise InputError(
+                f"{METRICS[name].title} cannot be compared: predictions alone do not give it an interval",
+                f"compare {', '.join(CONFUSION_METRICS)} or a speed",
+            )
+
+
+def _narrowed(first: Selection, second: Selection) -> tuple[Selection, Selection]:
+    """Where one side names a model, it is that of both."""
+    if first.model is None:
+        return replace(first, model=second.model, method=second.method), second
+    if second.model is None:
+        return first, replace(second, model=first.model, method=first.method)
+    return first, second
+
+
+def _pairs(
+    matches: Sequence[Match], first: Selection, second: Selection, metrics: Sequence[str], left_out: list[LeftOut]
+) -> list[Pair]:
+    """What of quality cannot be compared goes to `left_out`."""
+    by_version: dict[tuple[str, str], list[Match]] = defaultdict(list)
+    for match in matches:
+        by_version[match.dataset, match.fingerprint].append(match)
+    pairs = []
+    for (dataset, _), group in by_version.items():
+        shared = _shared(dataset, group, left_out)
+        for match in group:
+            pairs.append(_pair(match, shared, first, second, metrics))
+            if shared is not None and not (match.first.scored and match.second.scored):
+                silent = match.second if match.first.scored else match.first
+                reason = "there are no predictions on the test split"
+                left_out.append(LeftOut(what=f"{dataset}: quality of {label_of(silent)}", reason=reason))
+    return pairs
+
+
+def _shared(dataset: str, group: Sequence[Match], left_out: list[LeftOut]) -> SharedExamples | None:
+    entries = [entry for match in group for entry in (match.first, match.second)]
+    try:
+        return SharedExamples(entries)
+    except ValueError as error:
+        left_out.append(LeftOut(what=f"{dataset}: quality", reason=str(error)))
+        return None
+
+
+def _pair(
+    match: Match, shared: SharedExamples | None, first: Selection, second: Selection, metrics: Sequence[str]
+) -> Pair:
+    one, other = match.first, match.second
+    floors = (first.evidence.noise_floor, second.evidence.noise_floor)
+    quality: tuple[QualityDifference, ...] = ()
+    if shared is not None and one.scored and other.scored:
+        quality = tuple(_quality(shared, one, other, name) for name in metrics if name in shared.metrics)
+    return Pair(
+        dataset=match.dataset,
+        fingerprint=match.fingerprint,
+        test_rows=shared.rows if shared else 0,
+        first=_side(first, one),
+        second=_side(second, other),
+        quality=quality,
+        speed=tuple(_speed(name, speed_ratio(name, one, other, floors)) for name in metrics if name in SPEED_METRICS),
+        notes=tuple(_notes(one, other)),
+    )
+
+
+def _side(selection: Selection, entry: Entry) -> Side:
+    return Side(
+        run=selection.evidence.name, model=entry.model, method=entry.method, device=entry.device, seeds=entry.seeds
+    )
+
+
+def _notes(one: Entry, other: Entry) -> list[str]:
+    notes = []
+    if 1 in (len(one.seeds), len(other.seeds)):
+        notes.append("one seed: the intervals leave out how much training varies")
+    if one.seeds != other.seeds:
+        notes.append("not the same seeds: they are not paired")
+    return notes
+
+
+def _quality(shared: SharedExamples, one: Entry, other: Entry, metric: str) -> QualityDifference:
+    """As if it were the only test."""
+    found = shared.difference(one, other, metric)
+    p = shared.p_value(one, other, metric)
+    least = detectable(found, metric)
+    return QualityDifference(
+        metric=metric,
+        first=found.first,
+        second=found.second,
+        difference=Figure(value=found.value, low=found.low, high=found.high),
+        p=p,
+        p_corrected=p,
+        test=shared.test_for(one, other, metric),
+        detectable=None if math.isnan(least) else least,
+        needed=needed(found, abs(found.value)).words or None,
+    )
+
+
+def _speed(metric: str, ratio: Ratio) -> SpeedRatio:
+    return SpeedRatio(metric=metric, first=ratio.first, second=ratio.second, ratio=ratio.ratio, notes=ratio.notes)
+
+
+def _corrected(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """By Holm over all of them; what told apart needs nothing more."""
+    corrected = iter(holm(np.array([one.p for pair in pairs for one in pair.quality])).tolist())
+    replaced = []
+    for pair in pairs:
+        quality = []
+        for one in pair.quality:
+            p = next(corrected)
+            needs = one.needed if p >= ALPHA else None
+            quality.append(msgspec.structs.replace(one, p_corrected=p, needed=needs))
+        replaced.append(msgspec.structs.replace(pair, quality=tuple(quality)))
+    return tuple(replaced)
+
+
+def _over_datasets(pairs: Sequence[Pair]) -> tuple[OverDatasets, ...]:
+    """Those of one model against another that five datasets or more have (Demšar, "Statistical Comparisons of
+    Classifiers over Multiple Data Sets", 2006, sec. 3.1.3)."""
+    found: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    for pair in pairs:
+        for one in pair.quality:
+            names = tuple(f"{side.run}: {side.model} {side.method}" for side in (pair.first, pair.second))
+            found[names[0], names[1], one.metric][pair.dataset] = one.second - one.first
+    several = {key: list(by.values()) for key, by in found.items() if len(by) >= FEWEST_DATASETS}
+    p = [wilcoxon_signed_rank(np.array(differences)).p for differences in several.values()]
+    return tuple(
+        OverDatasets(
+            first=first,
+            second=second,
+            metric=metric,
+            datasets=len(differences),
+            difference=float(np.mean(differences)),
+            p=raw,
+            p_corrected=corrected,
+        )
+        for ((first, second, metric), differences), raw, corrected in zip(
+            several.items(), p, holm(np.array(p)).tolist(), strict=True
+        )
+    )
+
+
+# --- all models of a dataset --------------------------------------------------------------------
+
+
 def significance(entries: Sequence[Entry]) -> Significance:
-    """Of the scored entries of one dataset version. With one seed each: exact McNemar; with several: paired bootstrap over
-    examples and seeds."""
-    raise NotImplementedError
+    """Of the scored entries of one dataset version. With one seed each: exact McNemar; with several: the bootstrap over
+    examples and seeds that `SharedExamples` draws, its part of the examples as the normal it tends to, so that p can be
+    as small as a correction over all pairs takes. Raises ValueError without a scored entry."""
+    scored = [entry for entry in entries if entry.scored]
+    labels = common_labels([record for entry in scored for record in entry.scored])
+    right = [stacked_predictions(entry) == labels for entry in scored]
+    accuracy = np.array([rows.mean() for rows in right])
+    if all(len(rows) == 1 for rows in right):
+        p, least = _by_mcnemar(labels, np.concatenate([stacked_predictions(entry) for entry in scored]))
+    else:
+        p, least = _by_bootstrap(scored, right)
+    at = np.triu_indices(len(scored), 1)
+    corrected = np.full((len(scored), len(scored)), np.nan)
+    corrected[at] = corrected.T[at] = holm(p)
+    known = least[~np.isnan(least)]
+    return Significance(accuracy[:, None] - accuracy, corrected, float(np.median(known)) if known.size else math.nan)
+
+
+def _by_mcnemar(labels: IntArray, predicted: IntArray) -> tuple[FloatArray, FloatArray]:
+    """p and detectable difference of each pair (P,), from predictions (M, n)."""
+    counts = discordant_counts(labels, predicted)
+    at = np.triu_indices(len(predicted), 1)
+    b, c = counts[at], counts.T[at]
+    least = minimum_detectable_difference((b + c) / labels.size, labels.size, ALPHA, POWER)
+    return mcnemar_exact(b, c), least
+
+
+def _by_bootstrap(entries: Sequence[Entry], right: Sequence[BoolArray]) -> tuple[FloatArray, FloatArray]:
+    """As `_by_mcnemar`, from which answers of each model were right, (S, n)."""
+    rngs = [np.random.default_rng([0, stream]) for stream in (1, 2)]
+    draws = [seed_draws(max(map(len, right)), _SEED_REPLICATES, rng) for rng in rngs]
+    found = []
+    for j, k in combinations(range(len(right)), 2):
+        paired = scored_seeds(entries[j]) == scored_seeds(entries[k])
+        found.append(_pair_by_bootstrap(right[j], right[k], draws, paired=paired))
+    p, least = np.array(found).reshape(-1, 2).T
+    return p, least
+
+
+def _pair_by_bootstrap(
+    one: BoolArray, other: BoolArray, draws: Sequence[FloatArray], *, paired: bool
+) -> tuple[float, float]:
+    """p, and the detectable difference."""
+    gap = other.mean(axis=0) - one.mean(axis=0)
+    error = float(gap.std()) / math.sqrt(gap.size)
+    sides = [other.astype(np.float64) - one] if paired else [one, other]
+    parts = [_seed_part(rows, rng) for rows, rng in zip(sides, draws, strict=False)]
+    shifts = np.sum([part.shifts for part in parts], axis=0)  # symmetric about 0: their sign does not matter
+    below = normal_cdf(-(gap.mean() + shifts) / max(error, _LEAST_ERROR)).mean()
+    p = min(1.0, 2 * float(min(below, 1 - below))) if gap.any() else 1.0
+    width = math.hypot(Z * error, *(part.width for part in parts))
+    return p, width + Z_POWER * math.hypot(error, *(part.error for part in parts))
+
+
+@dataclass(frozen=True)
+class _SeedPart:
+    """What seeds add to a mean: its replicates (B,), standard error, and half the width of its interval."""
+
+    shifts: FloatArray
+    error: float
+    width: float
+
+
+def _seed_part(rows: npt.NDArray[Any], draws: FloatArray) -> _SeedPart:
+    """Of the mean of rows (S, n): as `mean_over_seeds` has it, with the variance over examples itself in place of that
+    of replicates."""
+    seeds = len(rows)
+    if seeds == 1:
+        return _SeedPart(np.zeros(draws.shape[-1]), 0.0, 0.0)
+    figures = rows.mean(axis=1)
+    met = (rows - rows.mean(axis=0)).var(axis=1).mean() / rows.shape[1] * seeds / (seeds - 1)
+    spread = figures.var(ddof=1)
+    own = math.sqrt(max(spread - met, 0.0))
+    share = own / math.sqrt(spread) if spread > 0 else 0.0
+    error = own / math.sqrt(seeds)
+    return _SeedPart(share * (seed_deviations(draws, seeds) @ figures), error, student_t(seeds - 1) * error)

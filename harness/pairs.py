@@ -1,0 +1,243 @@
+"""The quality of one model beside another's, on the same test examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.comparison import Test
+from harness.entries import Entry, common_labels, stacked_predictions
+from harness.statistics import (
+    FloatArray,
+    IntArray,
+    confusion_counts,
+    example_counts,
+    mean_over_seeds,
+    percentile_interval,
+    quality_from_confusion,
+    resampled_quality,
+    seed_deviations,
+    seed_draws,
+)
+from harness.statistics.distributions import critical_z
+from harness.statistics.paired import approximate_randomisation, mcnemar_exact, paired_bootstrap
+from harness.statistics.power import examples_needed, minimum_detectable_difference, seeds_needed
+from harness.statistics.proportions import unseen_disagreement
+from harness.statistics.resampling import seed_spread
+
+CONFIDENCE = 0.95
+REPLICATES = 10_000
+ALPHA, POWER = 0.05, 0.8
+
+Z, Z_POWER = critical_z(1 - ALPHA), critical_z(2 * POWER - 1)
+_TURNED = 0.01  # share of answers that turn, for the slope of a metric
+_MOST_COUNTS = 50_000_000  # bytes of the counts of examples that are held at a time
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one quality figure, second minus first, means over seeds, with its 95 % interval. `examples_error`: the
+    standard error that the test examples give it; `seed_sd`: how much it varies from seed to seed beyond that, 0 with
+    one seed. `discordant`: how many of the `rows` test examples one of the two alone has right, a mean over seeds."""
+
+    first: float
+    second: float
+    low: float
+    high: float
+    examples_error: float
+    seed_sd: float
+    seeds: int
+    rows: int
+    discordant: float
+
+    @property
+    def value(self) -> float:
+        return self.second - self.first
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What it takes in all to be sure, with 80 % power; both None: no number can be given."""
+
+    examples: int | None = None
+    seeds: int | None = None
+
+    @property
+    def words(self) -> str:
+        parts = [f"{self.examples:,} test examples"] if self.examples is not None else []
+        parts += [f"{self.seeds:,} seeds"] if self.seeds is not None else []
+        return f"about {' and '.join(parts)} would tell" if parts else ""
+
+
+@dataclass(frozen=True)
+class _Joint:
+    """Replicates of a difference: `samples` (B,), and `examples` (B,), what of it the examples bring about."""
+
+    samples: FloatArray
+    examples: FloatArray
+    seed_sd: float
+    seeds: int
+
+
+class SharedExamples:
+    """The predictions of entries of one dataset version, with joint replicates of their quality: in one replicate all
+    of them meet the same examples. Raises ValueError where they disagree about the labels, or none is scored."""
+
+    def __init__(self, entries: Sequence[Entry], *, replicates: int = REPLICATES, seed: int = 0) -> None:
+        self._labels = common_labels([record for entry in entries for record in entry.scored])
+        self._classes = max(len(record.result.label_names) for entry in entries for record in entry.records)
+        self._at: dict[Entry, slice] = {}
+        stacks: list[IntArray] = []
+        for entry in dict.fromkeys(entry for entry in entries if entry.scored):
+            start = sum(map(len, stacks))
+            stacks.append(stacked_predictions(entry))
+            self._at[entry] = slice(start, start + len(stacks[-1]))
+        self._predicted = np.concatenate(stacks)
+        self._confusion = confusion_counts(self._labels, self._predicted, self._classes)
+        self._figures = quality_from_confusion(self._confusion)
+        examples, *sides = (np.random.default_rng([seed, stream]) for stream in range(3))
+        self._samples = self._resampled(replicates, examples)
+        most = max(map(len, stacks))
+        self._draws = [seed_draws(most, replicates, rng) for rng in sides]
+        self._rng = np.random.default_rng([seed, 3])
+
+    @property
+    def rows(self) -> int:
+        return int(self._labels.size)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """That have a difference: the binary F1 exists for two classes only."""
+        return tuple(self._figures)
+
+    def difference(self, first: Entry, second: Entry, metric: str) -> Difference:
+        """With its interval: percentiles of the joint replicates, each end further out by what resampling cannot see
+        (`unseen_disagreement`), in accuracy, times what a wrong answer costs in this metric.
+
+        Entries with the same seeds are paired in these, too; otherwise the seeds of each are drawn by themselves.
+        """
+        joint = self._joint(first, second, metric)
+        behind, ahead = self._discordant(first, second)
+        unseen = unseen_disagreement(ahead, behind, self.rows, CONFIDENCE)
+        cost = self._cost_of_error(first, metric)
+        low, high = percentile_interval(joint.samples, CONFIDENCE)
+        return Difference(
+            first=self._mean(first, metric),
+            second=self._mean(second, metric),
+            low=float(low - cost * unseen.low),
+            high=float(high + cost * unseen.high),
+            examples_error=float(joint.examples.std()),
+            seed_sd=joint.seed_sd,
+            seeds=joint.seeds,
+            rows=self.rows,
+            discordant=ahead + behind,
+        )
+
+    def test_for(self, first: Entry, second: Entry, metric: str) -> Test:
+        if len(first.scored) > 1 or len(second.scored) > 1:
+            return "bootstrap"
+        return "mcnemar" if metric == "accuracy" else "randomisation"
+
+    def p_value(self, first: Entry, second: Entry, metric: str) -> float:
+        """Two-sided, of no difference, by `test_for`."""
+        test = self.test_for(first, second, metric)
+        if test == "bootstrap":
+            return float(paired_bootstrap(self._joint(first, second, metric).samples))
+        if test == "mcnemar":
+            return float(mcnemar_exact(*self._discordant(first, second)))
+        one, other = (self._predicted[self._at[entry]][0] for entry in (first, second))
+        return approximate_randomisation(
+            self._labels, one, other, metric, self._classes, replicates=REPLICATES, rng=self._rng
+        )
+
+    def _resampled(self, replicates: int, rng: np.random.Generator) -> dict[str, FloatArray]:
+        """Quality figures (B, C), of so many replicates at a time that their counts stay small."""
+        step = max(1, _MOST_COUNTS // self.rows)
+        parts = [
+            resampled_quality(
+                self._labels,
+                self._predicted,
+                self._classes,
+                example_counts(self.rows, min(step, replicates - start), rng),
+            )
+            for start in range(0, replicates, step)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _mean(self, entry: Entry, metric: str) -> float:
+        return float(self._figures[metric][self._at[entry]].mean())
+
+    def _joint(self, first: Entry, second: Entry, metric: str) -> _Joint:
+        (a, of_a), (b, of_b) = (
+            (self._figures[metric][self._at[entry]], self._samples[metric][:, self._at[entry]])
+            for entry in (first, second)
+        )
+        if scored_seeds(first) == scored_seeds(second):
+            return self._over_seeds(b - a, of_b - of_a, self._draws[0])
+        one, other = self._over_seeds(a, of_a, self._draws[0]), self._over_seeds(b, of_b, self._draws[1])
+        fewer = min(one.seeds, other.seeds)
+        # The variance of either mean, as if both had the smaller number of seeds.
+        sd = math.sqrt(fewer * (one.seed_sd**2 / one.seeds + other.seed_sd**2 / other.seeds))
+        return _Joint(other.samples - one.samples, other.examples - one.examples, sd, fewer)
+
+    @staticmethod
+    def _over_seeds(figures: FloatArray, samples: FloatArray, draws: FloatArray) -> _Joint:
+        """Of figures (S,) and their replicates (B, S)."""
+        joint = mean_over_seeds(figures, samples, seed_deviations(draws, figures.size))
+        sd = float(seed_spread(figures, samples)) if figures.size > 1 else 0.0
+        return _Joint(joint, samples.mean(axis=-1), sd, figures.size)
+
+    def _discordant(self, first: Entry, second: Entry) -> tuple[float, float]:
+        """How many examples the first alone has right, and the second alone: counts, or means over seeds."""
+        one, other = ((self._predicted[self._at[entry]] == self._labels).mean(axis=0) for entry in (first, second))
+        gap = other - one
+        return float(-gap[gap < 0].sum()), float(gap[gap > 0].sum())
+
+    def _cost_of_error(self, entry: Entry, metric: str) -> float:
+        """What the metric changes by for each unit that accuracy does, when right answers turn wrong evenly, or wrong
+        ones right, whichever is more: 1 for accuracy, about 1 for F1 with even classes, and more where one is rare."""
+        counts = self._confusion[self._at[entry]].sum(axis=0).astype(np.float64)
+        right = np.diag(np.diagonal(counts))
+        others = (1 - np.eye(self._classes)) / max(1, self._classes - 1)
+        worse = counts + _TURNED * (right @ others - right)
+        better = counts + _TURNED * (np.diag((counts - right).sum(axis=1)) - (counts - right))
+        before = quality_from_confusion(counts)
+        costs = [1.0] if metric == "accuracy" else []
+        for after in (quality_from_confusion(worse), quality_from_confusion(better)):
+            change = abs(float(after["accuracy"] - before["accuracy"]))
+            costs += [abs(float(after[metric] - before[metric])) / change] if change else []
+        return max(costs, default=1.0)
+
+
+def detectable(difference: Difference, metric: str) -> float:
+    """The smallest difference that data like these show with 80 % power: by McNemar's test for the accuracy of one seed
+    each, else half the interval's width and what the power takes. NaN where nothing would."""
+    if metric == "accuracy" and difference.seeds == 1:
+        share = difference.discordant / difference.rows
+        return float(minimum_detectable_difference(share, difference.rows, ALPHA, POWER))
+    error = math.hypot(difference.examples_error, difference.seed_sd / math.sqrt(difference.seeds))
+    return (difference.high - difference.low) / 2 + Z_POWER * error
+
+
+def needed(difference: Difference, distance: float) -> Needed:
+    """To tell the difference from one that lies `distance` away, if it is as large as it seems."""
+    if distance == 0:
+        return Needed()
+    if difference.seed_sd > 0:
+        seeds = seeds_needed(distance, difference.seed_sd, difference.examples_error, ALPHA, POWER)
+        if seeds is not None:
+            return Needed(seeds=max(seeds, difference.seeds + 1))
+    error = difference.examples_error or 1 / difference.rows  # where all agree: as if one example told them apart
+    variance = difference.rows * error**2  # of one example
+    if difference.seed_sd == 0:
+        return Needed(examples=examples_needed(distance, variance + distance**2, ALPHA, POWER))
+    allowed = distance / (Z + Z_POWER) / math.sqrt(2)  # half of the variance for the examples, half for the seeds
+    seeds = seeds_needed(distance, difference.seed_sd, allowed, ALPHA, POWER)
+    return Needed(examples=math.ceil(variance / allowed**2), seeds=seeds)
+
+
+def scored_seeds(entry: Entry) -> tuple[int, ...]:
+    return tuple(record.seed for record in entry.scored)
