@@ -63,7 +63,8 @@ def _save_adapted(loaded: LoadedModel, spec: CellSpec, to: Path) -> None:
     assert spec.model.folder is not None
     save(loaded, to)
     base = pretrained(spec, Path(spec.model.folder)).model
-    base.config.get_text_config().pad_token_id = loaded.pad_token_id
+    adapted: Any = loaded.model
+    base.config.get_text_config().pad_token_id = adapted.config.get_text_config().pad_token_id
     for name in loaded.trained_modules:
         for parameter in base.get_submodule(name).parameters():
             torch.nn.init.zeros_(parameter)
@@ -73,9 +74,14 @@ def _save_adapted(loaded: LoadedModel, spec: CellSpec, to: Path) -> None:
 
 def _as_fed(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedTokenizerBase:
     """With the settings by which the cell's model got its texts, so that a plain call gives it the same."""
-    tokenizer.model_max_length = max_length
-    tokenizer.padding_side = "right"  # decoders count positions from the left where nobody gives them
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    settings = {
+        "model_max_length": max_length,
+        "padding_side": "right",  # decoders count positions from the left where nobody gives them
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    for name, value in settings.items():
+        setattr(tokenizer, name, value)
+    tokenizer.init_kwargs.update(settings)  # what is not in there is not saved
     for name in OF_THE_LOADING:
         tokenizer.init_kwargs.pop(name, None)
     tokenizer("", truncation=True, max_length=max_length)  # tokenizer.json keeps the truncation of the last call

@@ -242,7 +242,8 @@ def _scratch(spec: CellSpec, train_texts: Sequence[str] | None) -> Base:
 
 
 def _set_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, alias: str) -> int:
-    """Tell the model the tokenizer's pad token: decoders look for the last token that is another."""
+    """Tell the model the tokenizer's pad token: decoders look for the last token that is another. RoBERTa's family
+    counts positions from its own, by which it is built again from what is saved."""
     pad, embeddings = tokenizer.pad_token_id, model.get_input_embeddings()
     rows = embeddings.num_embeddings if isinstance(embeddings, nn.Embedding) else None
     if pad is None or (rows is not None and pad >= rows):
@@ -251,7 +252,8 @@ def _set_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, a
             f"model '{alias}': the tokenizer's pad token has id {pad}, but the model knows {rows} tokens",
             "use the tokenizer that was saved with these weights",
         )
-    model.config.get_text_config().pad_token_id = int(pad)
+    if not _position_offset(model):
+        model.config.get_text_config().pad_token_id = int(pad)
     return int(pad)
 
 
