@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 
-from harness.board import Leaderboard
+import msgspec
+
+from harness.board import SCHEMA_VERSION, Leaderboard, NoiseFloor, from_json
 from harness.errors import InputError
-from harness.evidence import Evidence, gather
+from harness.evidence import Evidence, Survey, gather, look_at, noise_floor
 from harness.ranking import RankOptions, rank_cells
 from harness.store import RunFolder, writing
-from runner.contract import Failure, write_atomic
+from runner import __version__
+from runner.contract import ContractError, Failure, write_atomic
 
 
 @dataclass(frozen=True)
@@ -24,9 +29,31 @@ class Standing:
 
 
 def standing_of(folder: RunFolder, options: RankOptions | None = None) -> Standing:
-    """Rank everything the run holds; a result that cannot be read counts as failed. Raises InputError where the
-    folder is no run, or its cells contradict each other."""
-    return ranked(gather(folder), options)
+    """Rank everything the run holds; a result that cannot be read counts as failed. The board that the run keeps is
+    taken where it was made of the same results in the same way. Raises InputError where the folder is no run, or its
+    cells contradict each other."""
+    survey = look_at(folder)
+    made_of = _made_of(survey, options or RankOptions(), noise_floor(folder))
+    kept = _kept_board(folder)
+    if kept is not None and kept.made_of == made_of:
+        return Standing(kept, survey.failures, survey.missing)
+    evidence = gather(folder, survey)
+    standing = ranked(evidence, options)
+    if len(evidence.records) < len(survey.finished):  # the next time someone may read what could not be read now
+        return standing
+    return replace(standing, board=msgspec.structs.replace(standing.board, made_of=made_of))
+
+
+def _made_of(survey: Survey, options: RankOptions, floor: NoiseFloor | None) -> str:
+    """sha256 of all that a board depends on."""
+    parts = [__version__, SCHEMA_VERSION, survey.stamp, asdict(options), floor]
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
+
+
+def _kept_board(folder: RunFolder) -> Leaderboard | None:
+    with suppress(OSError, ContractError):
+        return from_json(folder.leaderboard.read_bytes())
+    return None
 
 
 def ranked(evidence: Evidence, options: RankOptions | None = None) -> Standing:
@@ -41,7 +68,7 @@ def ranked(evidence: Evidence, options: RankOptions | None = None) -> Standing:
 
 
 def write_leaderboard(folder: RunFolder, standing: Standing) -> None:
-    from harness.report.tables import as_json
+    from harness.report.formats import as_json
 
     with writing(folder.leaderboard):
         write_atomic(folder.leaderboard, as_json(standing.board).encode())

@@ -34,7 +34,7 @@ def leaderboard(run: str, form: str, results: Path) -> int:
 def print_standing(standing: Standing, form: str) -> None:
     """The ranking on stdout in one format; cells that failed are named on stderr."""
     from harness.leaderboard import failure_lines
-    from harness.report import tables
+    from harness.report import formats, tables
 
     if form == "table":
         from rich.console import Console
@@ -42,7 +42,7 @@ def print_standing(standing: Standing, form: str) -> None:
         console = Console(highlight=False)
         console.print(tables.as_table(standing.board, width=console.width))
     else:
-        render = {"json": tables.as_json, "csv": tables.as_csv, "markdown": tables.as_markdown}[form]
+        render = {"json": formats.as_json, "csv": formats.as_csv, "markdown": formats.as_markdown}[form]
         click.echo(render(standing.board), nl=False)
     for line in failure_lines(standing.failures):
         click.echo(f"failed: {line}", err=True)

@@ -1,293 +1,181 @@
-"""A leaderboard as a terminal table, JSON, CSV or Markdown. Names of models and datasets are data, never markup."""
+"""A leaderboard as tables for the terminal. Names of models and datasets are data, never markup."""
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-import string
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Literal
+from collections.abc import Callable, Sequence, Set
+from typing import TypeVar
 
-import msgspec
-from rich.cells import cell_len
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from harness.board import FLAG_MEANINGS, Figure, Leaderboard, OverallRow, Row, to_builtins
-from harness.metrics import METRICS, MISSING, format_interval, format_value
+from harness.board import Leaderboard, OverallRow, Row
+from harness.report.grid import Column, Form, Grid
+from harness.report.views import By, Section, sections_of
+from harness.report.words import (
+    EMPTY,
+    HEADINGS,
+    ON_FRONT,
+    AnyRow,
+    flag_meanings,
+    interval_text,
+    mark_meanings,
+    method_text,
+    note_letters,
+    p_best_text,
+    parameters_text,
+    rank_span_text,
+    rank_text,
+    seeds_text,
+    value_text,
+)
+from harness.text import clean
 
-_HEADINGS = {
-    "score": "Score",
-    "accuracy": "Accuracy",
-    "f1": "F1 macro",
-    "latency_median_ms": "p50 ms",
-    "throughput_samples_per_sec": "Samples/s",
-    "memory_allocated_mb": "Memory MB",
-}
-_WITH_INTERVAL = ("score", "accuracy", "f1")
-_LEVEL = "≈"
-_EMPTY = "No finished cell yet."
-_GAP = 2  # blanks between columns
+R = TypeVar("R", Row, OverallRow)
+
 _NARROW = 100  # below this many columns, long names fold sooner
+_TIED = "┌└"
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column in one or more forms, the widest first; `importance` 0 is always shown, higher ones while they fit."""
-
-    heading: str
-    importance: int
-    forms: tuple[Sequence[str], ...]
-    justify: Literal["left", "right"] = "left"
-    max_width: int | None = None
-
-    def width(self, cells: Sequence[str]) -> int:
-        widest = max(cell_len(text) for text in (self.heading, *cells))
-        return widest if self.max_width is None else min(widest, self.max_width)
-
-
-def as_table(board: Leaderboard, *, width: int) -> RenderableType:
-    """One table a dataset version, then the means over datasets, then what the notes mean; `width` in columns.
+def as_table(board: Leaderboard, *, width: int, by: By = "dataset") -> RenderableType:
+    """One table a dataset version, the means over datasets, and what the marks and notes mean; `width` in columns.
 
     What all rows share stands in the title; what does not fit is left out, the least important first.
     """
-    notes = _note_letters(board.rows)
+    if not board.rows:
+        return Text(EMPTY)
+    notes = note_letters(board.rows)
     parts: list[RenderableType] = []
-    for rows, title in _sections(board):
-        parts += [Text(title, style="bold"), _fitted(_board_columns(rows, notes, width), width), Text()]
-    if board.overall:
-        parts += [Text("mean over datasets", style="bold"), _fitted(_overall_columns(board.overall, width), width)]
+    for section in sections_of(board, by):
+        grid = Grid(_columns(section, notes, width), width, tuple(map(len, section.blocks)))
+        parts += [Text(section.title, style="bold"), grid]
+        parts += [Text(line) for line in section.beneath]
         parts.append(Text())
-    parts += [Text(f"{letter}  {flag}: {FLAG_MEANINGS[flag]}", style="dim") for flag, letter in notes.items()]
-    parts += [Text(f"{_LEVEL}  {meaning}", style="dim") for meaning in _level_meaning(board)]
-    return Group(*parts) if board.rows else Text(_EMPTY)
+    if board.overall and by == "dataset":
+        parts += [Text("mean over datasets", style="bold"), Grid(_overall_columns(board.overall, width), width), Text()]
+    parts += [_footnote(meaning.mark, meaning.words) for meaning in mark_meanings(board, "" if by == "size" else _TIED)]
+    parts += [_footnote(notes[flag], f"{flag}: {words}") for flag, words in flag_meanings(notes).items()]
+    return Group(*parts)
 
 
-def as_json(board: Leaderboard) -> str:
-    """The board as indented JSON, every metric at the top level of its row."""
-    return msgspec.json.format(msgspec.json.encode(to_builtins(board)), indent=2).decode() + "\n"
+def _footnote(mark: str, words: str) -> Text:
+    return Text(f"{mark}  {words}", style="dim")
 
 
-def as_csv(board: Leaderboard) -> str:
-    """One line a row; three columns a metric (`f1`, `f1_low`, `f1_high`), empty for null; lists joined by blanks.
-
-    Names that a spreadsheet would run as a formula get a quote in front; the other formats have them as they are.
-    """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    figures = [column for name in METRICS for column in (name, f"{name}_low", f"{name}_high")]
-    head = ["dataset", "fingerprint", "rank", "model", "method", "device", "seeds", "test_rows", "flags"]
-    writer.writerow([*head, *figures])
-    for row in board.rows:
-        writer.writerow(
-            [_no_formula(row.dataset), row.fingerprint, row.rank, _no_formula(row.model), _no_formula(row.method)]
-            + [row.device, " ".join(map(str, row.seeds)), row.test_rows, " ".join(row.flags)]
-            + [x for name in METRICS for x in _triple(row.metrics.get(name))]
-        )
-    return out.getvalue()
+# --- columns, in the order shown: the lower an importance, the sooner a form is chosen ------------
 
 
-def as_markdown(board: Leaderboard) -> str:
-    """A GitHub table a dataset version, the means over datasets, and what the flags mean."""
-    lines: list[str] = []
-    for rows, title in _sections(board):
-        cells = [
-            [_rank(row.rank), _escape(row.model), _method(row.method), row.device, _seeds(row.seeds)]
-            + [_figure(name, row) for name in _HEADINGS]
-            + [", ".join(row.flags)]
-            for row in rows
-        ]
-        heads = ["#", "Model", "Method", "Device", "Seeds", *_HEADINGS.values(), "Flags"]
-        lines += [f"### {_escape(title)}", "", *_markdown_table(heads, cells), ""]
-    if board.overall:
-        cells = [
-            [
-                _rank(row.rank),
-                _escape(row.model),
-                _method(row.method),
-                row.device,
-                *(_figure(name, row) for name in _WITH_INTERVAL),
-            ]
-            for row in board.overall
-        ]
-        heads = ["#", "Model", "Method", "Device", *(_HEADINGS[name] for name in _WITH_INTERVAL)]
-        lines += ["### mean over datasets", "", *_markdown_table(heads, cells), ""]
-    lines += [f"- `{flag}`: {FLAG_MEANINGS[flag]}" for flag in _note_letters(board.rows)]
-    lines += [f"- {_LEVEL} {meaning}" for meaning in _level_meaning(board)]
-    return ("\n".join(lines).rstrip() if board.rows else _EMPTY) + "\n"
-
-
-# --- columns ----------------------------------------------------------------------------------
-
-
-def _board_columns(rows: Sequence[Row], notes: dict[str, str], width: int) -> list[_Column]:
-    """In the order shown. Method, device and seeds matter only where they tell rows apart."""
+def _columns(section: Section, notes: dict[str, str], width: int) -> list[Column]:
+    """Method, device and seeds matter only where they tell rows apart."""
+    rows = section.rows
     models = {row.model for row in rows}
-    several_methods = len({(row.model, row.method) for row in rows}) > len(models)
+    several_methods = section.by == "method" or len({(row.model, row.method) for row in rows}) > len(models)
     several_devices = len({(row.model, row.device) for row in rows}) > len(models)
+    name = _name_column(rows, width)
+    apart = [
+        _column("Method", 0 if several_methods else 13, rows, lambda row: method_text(row.method)),
+        _column("Device", 0 if several_devices else 15, rows, lambda row: clean(row.device)),
+    ]
+    if section.by == "size":
+        size = _column("Parameters", 0, rows, lambda row: parameters_text(row.parameters), right=True)
+        per_size = _value_column("accuracy_per_million_parameters", 3, rows)
+        first = [name, size, *apart, per_size, _rank_column(rows, [""] * len(rows), of_span=9)]
+    else:
+        first = [_rank_column(rows, [mark for block in section.blocks for mark in _tie_marks(block)]), name, *apart]
+    return _telling([*first, *_figure_columns(rows, notes)], rows)
+
+
+def _figure_columns(rows: Sequence[Row], notes: dict[str, str]) -> list[Column]:
+    seeds = [seeds_text(row.seeds) for row in rows]
+    return [
+        _interval_column("accuracy", 2, 2, rows),
+        _p_best_column(rows),
+        _interval_column("score", 6, 10, rows),
+        _interval_column("f1", 8, 9, rows),
+        _value_column("latency_median_ms", 5, rows),
+        _value_column("throughput_samples_per_sec", 7, rows),
+        _value_column("memory_allocated_mb", 11, rows),
+        _column("Kind", 12, rows, lambda row: clean(row.architecture or "")),
+        Column("Seeds", (Form([str(len(row.seeds)) for row in rows], 14), Form(seeds, 16)), most=24),
+        _column("Notes", 4, rows, lambda row: "".join(sorted(notes[flag] for flag in row.flags))),
+    ]
+
+
+def _overall_columns(rows: Sequence[OverallRow], width: int) -> list[Column]:
+    alone = len(rows) == len({row.model for row in rows})
     columns = [
-        _Column("#", 0, ([_rank(row.rank) for row in rows],), "right"),
-        _name_column([row.model for row in rows], width),
-        _Column("Method", 0 if several_methods else 8, ([_method(row.method) for row in rows],)),
-        _Column("Device", 0 if several_devices else 10, ([row.device for row in rows],)),
-        _interval_column("score", 2, rows),
-        _interval_column("accuracy", 1, rows),
-        _interval_column("f1", 6, rows),
-        _value_column("latency_median_ms", 4, rows),
-        _value_column("throughput_samples_per_sec", 5, rows),
-        _value_column("memory_allocated_mb", 7, rows),
-        _Column("Seeds", 9, ([_seeds(row.seeds) for row in rows], [str(len(row.seeds)) for row in rows]), max_width=24),
-        _Column("Notes", 3, (["".join(notes[flag] for flag in row.flags) for row in rows],)),
+        _rank_column(rows, _tie_marks(rows)),
+        _name_column(rows, width),
+        _column("Method", 7 if alone else 0, rows, lambda row: method_text(row.method)),
+        _column("Device", 8 if alone else 0, rows, lambda row: clean(row.device)),
+        _interval_column("accuracy", 2, 2, rows),
+        _p_best_column(rows),
+        _interval_column("score", 4, 6, rows),
+        _interval_column("f1", 4, 5, rows),
     ]
-    shared = {"Method": {_method(row.method) for row in rows}, "Device": {row.device for row in rows}}
-    shared["Seeds"] = {_seeds(row.seeds) for row in rows}
-    in_title = {heading for heading, values in shared.items() if len(values) == 1}
-    return [column for column in columns if column.heading not in in_title and any(map(any, column.forms))]
+    return [column for column in columns if column.says_something]
 
 
-def _overall_columns(rows: Sequence[OverallRow], width: int) -> list[_Column]:
-    models = {row.model for row in rows}
-    return [
-        _Column("#", 0, ([_rank(row.rank) for row in rows],), "right"),
-        _name_column([row.model for row in rows], width),
-        _Column("Method", 0 if len(rows) > len(models) else 4, ([_method(row.method) for row in rows],)),
-        _Column("Device", 0 if len(rows) > len(models) else 5, ([row.device for row in rows],)),
-        *(_interval_column(name, 1 + place, rows) for place, name in enumerate(_WITH_INTERVAL)),
-    ]
+def _telling(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
+    """Without those that say the same in every row, which the title says, or nothing in any."""
+    values: dict[str, Set[object]] = {
+        "Method": {method_text(row.method) for row in rows},
+        "Device": {row.device for row in rows},
+        "Seeds": {row.seeds for row in rows},
+    }
+    shared = {heading for heading, found in values.items() if len(found) == 1}
+    return [column for column in columns if column.heading not in shared and column.says_something]
 
 
-def _name_column(names: Sequence[str], width: int) -> _Column:
-    return _Column("Model", 0, ([_clean(name) for name in names],), max_width=18 if width < _NARROW else 40)
+def _column(
+    heading: str, importance: int, rows: Sequence[R], text: Callable[[R], str], *, right: bool = False
+) -> Column:
+    return Column(heading, (Form([text(row) for row in rows], importance),), right=right)
 
 
-def _interval_column(name: str, importance: int, rows: Sequence[Row | OverallRow]) -> _Column:
-    values = [format_value(name, _value(row, name)) for row in rows]
-    return _Column(_HEADINGS[name], importance, ([_figure(name, row) for row in rows], values))
+def _name_column(rows: Sequence[AnyRow], width: int) -> Column:
+    return Column("Model", (Form([clean(row.model) for row in rows], 0),), most=18 if width < _NARROW else 40)
 
 
-def _value_column(name: str, importance: int, rows: Sequence[Row]) -> _Column:
-    values = [_levelled(name, row) or format_value(name, _value(row, name)) for row in rows]
-    return _Column(_HEADINGS[name], importance, (values,), "right")
+def _p_best_column(rows: Sequence[AnyRow]) -> Column:
+    known = any(row.p_best is not None for row in rows)
+    return Column("P(best)", (Form([p_best_text(row.p_best) if known else "" for row in rows], 3),), right=True)
 
 
-def _fitted(columns: Sequence[_Column], width: int) -> Table:
-    """A table of the most important columns that fit, each in its widest form that does."""
-    left = width + _GAP
-    chosen: dict[int, Sequence[str]] = {}
-    for index in sorted(range(len(columns)), key=lambda index: columns[index].importance):
-        column = columns[index]
-        fitting = [form for form in column.forms if column.width(form) + _GAP <= left]
-        if fitting or column.importance == 0:
-            chosen[index] = (fitting or column.forms)[0]
-            left -= column.width(chosen[index]) + _GAP
-    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
-    for index in sorted(chosen):
-        column = columns[index]
-        head, size = Text(column.heading), column.width(chosen[index])
-        table.add_column(head, justify=column.justify, width=size, overflow="fold")
-    for cells in zip(*(chosen[index] for index in sorted(chosen)), strict=True):
-        table.add_row(*map(Text, cells))
-    return table
+def _interval_column(name: str, importance: int, of_interval: int, rows: Sequence[AnyRow]) -> Column:
+    values, intervals = [value_text(name, row) for row in rows], [interval_text(name, row) for row in rows]
+    return Column(HEADINGS[name], (Form(values, importance), Form(intervals, of_interval)))
 
 
-# --- text -------------------------------------------------------------------------------------
+def _value_column(name: str, importance: int, rows: Sequence[Row]) -> Column:
+    return Column(HEADINGS[name], (Form([value_text(name, row) for row in rows], importance),), right=True)
 
 
-def _sections(board: Leaderboard) -> Iterable[tuple[list[Row], str]]:
-    """Rows of each dataset version with its title; versions of one name are told apart by fingerprint."""
-    names = [name for name, _ in {(row.dataset, row.fingerprint): None for row in board.rows}]
-    for (dataset, fingerprint), group in groupby(board.rows, key=lambda row: (row.dataset, row.fingerprint)):
-        rows = list(group)
-        title = _clean(dataset)
-        if names.count(dataset) > 1:
-            title += f" ({_clean(fingerprint)[:8]})"
-        yield rows, " · ".join([title, *_shared(rows)])
+def _rank_column(rows: Sequence[AnyRow], ties: Sequence[str], of_span: int = 1) -> Column:
+    """Tie mark, rank, rank interval, mark of the Pareto front: each in its place."""
+    fronts = [ON_FRONT if isinstance(row, Row) and row.pareto else "" for row in rows]
+    ranks = _aligned([rank_text(row) for row in rows], right=True)
+    spans = _aligned([rank_span_text(row) for row in rows])
+    before, after = _aligned(ties), _aligned(fronts)
+    narrow = [_spaced(*parts) for parts in zip(before, ranks, after, strict=True)]
+    wide = [_spaced(*parts) for parts in zip(before, ranks, spans, after, strict=True)]
+    return Column("#", (Form(narrow, 0), Form(wide, of_span)))
 
 
-def _shared(rows: Sequence[Row]) -> list[str]:
-    """What all rows of a section have in common."""
-    parts = []
-    if largest := max(row.test_rows for row in rows):
-        parts.append(f"{largest:,} test rows")
-    if len({row.method for row in rows}) == 1 and rows[0].method != "none":
-        parts.append(rows[0].method)
-    if len({row.device for row in rows}) == 1:
-        parts.append(rows[0].device)
-    if len({row.seeds for row in rows}) == 1:
-        parts.append(f"{'seed' if len(rows[0].seeds) == 1 else 'seeds'} {_seeds(rows[0].seeds)}")
-    return parts
+def _aligned(texts: Sequence[str], *, right: bool = False) -> list[str]:
+    size = max(map(len, texts))
+    return [text.rjust(size) if right else text.ljust(size) for text in texts]
 
 
-def _note_letters(rows: Iterable[Row]) -> dict[str, str]:
-    """Flag -> letter, for the flags that occur."""
-    present = sorted({flag for row in rows for flag in row.flags})
-    return dict(zip(present, string.ascii_lowercase, strict=False))
+def _spaced(*parts: str) -> str:
+    """Parts that are empty in all rows leave no gap."""
+    return " ".join(part for part in parts if part)
 
 
-def _rank(rank: int | None) -> str:
-    return MISSING if rank is None else str(rank)
-
-
-def _method(method: str) -> str:
-    """A baseline has no method."""
-    return MISSING if method == "none" else method
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))
-
-
-def _value(row: Row | OverallRow, name: str) -> float | None:
-    figure = row.metrics.get(name)
-    return figure.value if figure else None
-
-
-def _levelled(name: str, row: Row | OverallRow) -> str:
-    """The value that a figure shares with other rows'; "" where it stands alone."""
-    figure = row.metrics.get(name)
-    return f"{_LEVEL}{format_value(name, figure.level)}" if figure and figure.level is not None else ""
-
-
-def _level_meaning(board: Leaderboard) -> list[str]:
-    """The footnote of levelled figures, where a table shows one."""
-    floor = board.noise_floor
-    if floor is None or not any(_levelled(name, row) for row in board.rows for name in _HEADINGS):
-        return []
-    return [
-        f"Shown as equal: on this machine, differences in latency below {100 * floor.latency_p50:.1f} % and in "
-        f"throughput below {100 * floor.throughput:.1f} % are noise."
-    ]
-
-
-def _figure(name: str, row: Row | OverallRow) -> str:
-    if text := _levelled(name, row):
-        return text
-    figure = row.metrics.get(name)
-    return format_interval(name, figure.value, figure.low, figure.high) if figure else MISSING
-
-
-def _triple(figure: Figure | None) -> tuple[float | None, float | None, float | None]:
-    return (figure.value, figure.low, figure.high) if figure else (None, None, None)
-
-
-def _no_formula(name: str) -> str:
-    """A name as a spreadsheet takes for text (OWASP, "CSV Injection")."""
-    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
-
-
-def _clean(text: str) -> str:
-    """Text with what a terminal could obey (escapes, line ends) replaced."""
-    return "".join(char if char.isprintable() else "�" for char in text)
-
-
-def _escape(text: str) -> str:
-    """Text that Markdown shows as it is, also inside a table."""
-    return re.sub(r"([\\|<>\[\]`*])", r"\\\1", _clean(text))
-
-
-def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *rows)]
+def _tie_marks(rows: Sequence[AnyRow]) -> list[str]:
+    """A bracket down the rows of each tie group: "┌", "│", "└"; "" for a row that is alone."""
+    groups = [None, *(row.tie for row in rows), None]
+    marks = []
+    for above, group, below in zip(groups, groups[1:], groups[2:], strict=False):
+        joined = (group is not None and group == above, group is not None and group == below)
+        marks.append({(False, True): "┌", (True, True): "│", (True, False): "└"}.get(joined, ""))
+    return marks

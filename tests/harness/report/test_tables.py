@@ -1,56 +1,53 @@
-import csv
+"""The leaderboard on a terminal: what is shown at which width, what the marks say, and that names stay names."""
+
+from __future__ import annotations
+
 import io
-import json
-from typing import Any
 
 import msgspec
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from harness.board import FLAG_MEANINGS, Figure, Leaderboard, NoiseFloor, OverallRow, Row
-from harness.report.tables import as_csv, as_json, as_markdown, as_table
+from harness.board import FLAG_MEANINGS, Figure, Leaderboard, NoiseFloor
+from harness.report.tables import as_table
+from harness.report.views import By
+from tests.harness.report.boards import board, contrast, figures, overall, row, scaling
 
 WIDTHS = (40, 60, 80, 100, 120, 160, 240)
 
 
-def figures(value: float = 0.873) -> dict[str, Figure]:
-    quality = Figure(value=value, low=value - 0.022, high=value + 0.021)
-    return {
-        "score": quality,
-        "accuracy": quality,
-        "f1": quality,
-        "latency_median_ms": Figure(value=12.34, low=None, high=None, reason="one seed"),
-        "throughput_samples_per_sec": Figure(value=1234.5, low=1200.0, high=1300.0),
-        "memory_allocated_mb": Figure(value=None, low=None, high=None, reason="not measured"),
-    }
-
-
-def row(model: str, **changes: Any) -> Row:
-    fields: dict[str, Any] = {
-        "model": model, "dataset": "sst2", "fingerprint": "0123456789abcdef", "method": "lora", "device": "cpu",
-        "seeds": (42, 43, 44), "test_rows": 5000, "rank": 1, "flags": (), "metrics": figures(),
-    }  # fmt: skip
-    return Row(**(fields | changes))
-
-
-def board(*rows: Row, overall: tuple[OverallRow, ...] = ()) -> Leaderboard:
-    return Leaderboard(confidence=0.95, replicates=1000, weights={"accuracy": 1.0}, rows=rows, overall=overall)
-
-
-def draw(leaderboard: Leaderboard, width: int) -> str:
+def draw(leaderboard: Leaderboard, width: int, by: By = "dataset") -> str:
     console = Console(width=width, file=io.StringIO(), force_terminal=False, color_system=None)
-    console.print(as_table(leaderboard, width=width))
+    console.print(as_table(leaderboard, width=width, by=by))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def line_of(name: str, text: str) -> str:
+    [line] = [line for line in text.splitlines() if name in line.split()]
+    return line
+
+
+# --- what is shown ----------------------------------------------------------------------------
 
 
 def test_eighty_columns_show_what_matters() -> None:
     text = draw(board(row("DeBERTa-v3-small", flags=("one_seed",)), row("TF-IDF", rank=2, method="none")), 80)
     assert text.splitlines()[0].strip() == "sst2 · 5,000 test rows · cpu · seeds 42, 43, 44"
-    assert "DeBERTa-v3-small" in text
-    assert text.count("0.873 [0.851–0.894]") == 4
-    assert "p50 ms" in text and "12.3" in text
+    assert text.splitlines()[1].split() == ["#", "Model", "Accuracy", "P(best)", "Score", "p50", "ms", "Notes"]
+    assert line_of("TF-IDF", text).split() == [
+        "2",
+        "[1–2]",
+        "TF-IDF",
+        "0.873",
+        "[0.851–0.894]",
+        "62",
+        "%",
+        "0.873",
+        "12.3",
+    ]
+    assert line_of("DeBERTa-v3-small", text).endswith(" a")
     assert f"a  one_seed: {FLAG_MEANINGS['one_seed'][:20]}" in text
 
 
@@ -65,35 +62,23 @@ def test_more_columns_show_more() -> None:
     assert "–" in wide
 
 
+@pytest.mark.parametrize("by", ["dataset", "method", "size"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_line_is_wider_than_asked(width: int) -> None:
+def test_no_line_is_wider_than_asked(width: int, by: By) -> None:
     rows = [
-        row("a" * 60, flags=("one_seed", "no_timing", "few_test_rows")),
-        row("模型" * 30, rank=2, seeds=(1,)),
-        row("b", rank=None, device="cuda"),
+        row("a" * 60, flags=("one_seed", "no_timing", "few_test_rows"), tie=1, pareto=True),
+        row("模型" * 30, rank=2, seeds=(1,), tie=1),
+        row("a" * 60, rank=3, method="full", rank_low=1, rank_high=1000),
+        row("a" * 60, rank=3, device="cuda"),
+        row("b", rank=None, rank_low=None, rank_high=None, p_best=None, device="cuda", parameters=None),
     ]
-    assert max(cell_len(line) for line in draw(board(*rows), width).splitlines()) <= width
+    together = board(*rows, overall=(overall("a" * 50),), contrasts=(contrast("method", "lora", "full"),))
+    assert max(cell_len(line) for line in draw(together, width, by).splitlines()) <= width
 
 
-@pytest.mark.parametrize("width", [80, 160])
-@pytest.mark.parametrize("name", ["[/foo]", "[red]x[/red]", "a|b", ":smile:", "[link=http://x]y"])
-def test_names_are_never_markup(name: str, width: int) -> None:
-    text = draw(board(row(name, dataset=name)), width)
-    assert text.splitlines()[0].startswith(name)
-    assert text.count(name) == 2
-
-
-def test_control_characters_are_replaced() -> None:
-    leaderboard = board(row("a\x1b[31mb\nc", dataset="d\x1b]0;t\x07"))
-    for text in (draw(leaderboard, 80), as_markdown(leaderboard)):
-        assert "\x1b" not in text and "\x07" not in text
-        assert "a�" in text
-
-
-def test_long_names_fold_and_keep_every_letter() -> None:
-    name = "abcdefghijklmnopqrstuvwxyz"
-    text = draw(board(row(name)), 80)
-    assert name[:18] in text and name[18:] in text
+def test_rows_stand_in_the_order_of_the_board() -> None:
+    text = draw(board(row("first"), row("second", rank=2), row("third", rank=2)), 80)
+    assert text.index("first") < text.index("second") < text.index("third")
 
 
 def test_methods_and_devices_are_shown_where_they_tell_rows_apart() -> None:
@@ -108,11 +93,9 @@ def test_a_section_for_each_data_version() -> None:
 
 
 def test_means_over_datasets() -> None:
-    overall = OverallRow(model="[/m]", method="lora", device="cpu", rank=1, metrics=figures(0.5))
-    leaderboard = board(row("a"), row("a", dataset="imdb"), overall=(overall,))
-    for text in (draw(leaderboard, 80), as_markdown(leaderboard)):
-        assert "mean over datasets" in text
-        assert "0.500 [0.478–0.521]" in text
+    text = draw(board(row("a"), row("a", dataset="imdb"), overall=(overall("[/m]"),)), 80)
+    assert "mean over datasets" in text
+    assert "0.500 [0.478–0.521]" in line_of("[/m]", text)
 
 
 def test_speeds_that_are_level_are_shown_as_one_value() -> None:
@@ -123,84 +106,166 @@ def test_speeds_that_are_level_are_shown_as_one_value() -> None:
     noise = NoiseFloor(
         latency_p50=0.041, latency_p99=0.2, throughput=0.033, cpu_model=None, executor="native", threads=1
     )
-    leaderboard = msgspec.structs.replace(board(*rows), noise_floor=noise)
-    for text in (draw(leaderboard, 160), as_markdown(leaderboard)):
-        assert text.count("≈12.3") == 2
-        assert "12.1" not in text and "12.5" not in text
-        assert "19.0" in text and "≈19.0" not in text
-        assert "below 4.1 %" in " ".join(text.split()) and "below 3.3 %" in " ".join(text.split())
-    latencies = [line["latency_median_ms"] for line in csv.DictReader(io.StringIO(as_csv(leaderboard)))]
-    assert latencies == ["12.1", "12.5", "19.0"]
-    none_level = msgspec.structs.replace(board(row("a")), noise_floor=noise)
-    assert "≈" not in draw(none_level, 160) + as_markdown(none_level)
+    text = draw(board(*rows, noise_floor=noise), 160)
+    assert text.count("≈12.3") == 2
+    assert "12.1" not in text and "12.5" not in text
+    assert "19.0" in text and "≈19.0" not in text
+    assert "below 4.1 %" in " ".join(text.split()) and "below 3.3 %" in " ".join(text.split())
+    assert "≈" not in draw(board(row("a"), noise_floor=noise), 160)
 
 
 def test_an_empty_board_says_so() -> None:
     assert draw(board(), 80).strip() == "No finished cell yet."
-    assert json.loads(as_json(board()))["rows"] == []
-    assert len(as_csv(board()).splitlines()) == 1
-    assert as_markdown(board()) == "No finished cell yet.\n"
-
-
-def test_json() -> None:
-    plain = json.loads(as_json(board(row("a|b", flags=("one_seed",)))))
-    first = plain["rows"][0]
-    assert first["model"] == "a|b"
-    assert first["seeds"] == [42, 43, 44]
-    assert first["rank"] == 1
-    assert first["accuracy"] == {"value": 0.873, "low": pytest.approx(0.851), "high": pytest.approx(0.894)}
-    assert first["memory_allocated_mb"] == {"value": None, "low": None, "high": None, "reason": "not measured"}
-
-
-def test_csv_is_flat() -> None:
-    rows = list(csv.DictReader(io.StringIO(as_csv(board(row('a,"b"\n|c', flags=("one_seed", "at_chance")))))))
-    assert len(rows) == 1
-    assert rows[0]["model"] == 'a,"b"\n|c'
-    assert rows[0]["seeds"] == "42 43 44"
-    assert rows[0]["flags"] == "one_seed at_chance"
-    assert float(rows[0]["accuracy"]) == 0.873
-    assert float(rows[0]["accuracy_low"]) == pytest.approx(0.851)
-    assert rows[0]["latency_median_ms_high"] == rows[0]["memory_allocated_mb"] == rows[0]["mcc"] == ""
-
-
-def test_markdown_escapes_names() -> None:
-    text = as_markdown(board(row("a|b"), row("[x](y)<b>", rank=2, flags=("one_seed",))))
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert r"a\|b" in lines[2]
-    assert r"\[x\](y)\<b\>" in lines[3]
-    assert "0.873 [0.851–0.894]" in lines[2]
-    assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
-    assert f"- `one_seed`: {FLAG_MEANINGS['one_seed']}" in text
-
-
-def test_rows_stand_in_the_order_of_the_board() -> None:
-    text = draw(board(row("first"), row("second", rank=2), row("third", rank=2)), 80)
-    assert text.index("first") < text.index("second") < text.index("third")
 
 
 def test_the_method_of_a_baseline_is_a_dash() -> None:
-    mixed = board(row("net"), row("base", rank=2, method="none"))
-    wide, markdown = draw(mixed, 160), as_markdown(mixed)
-    assert "none" not in wide and "none" not in markdown
-    [line] = [line for line in wide.splitlines() if "base" in line]
-    assert line.split()[2] == "–"
-    assert "| base | – | cpu |" in markdown
+    wide = draw(board(row("net"), row("base", rank=2, method="none")), 160)
+    assert "none" not in wide
+    assert line_of("base", wide).split()[3] == "–"
 
 
 def test_a_board_of_baselines_names_no_method() -> None:
-    baselines = board(row("a", method="none"), row("b", rank=2, method="none"))
-    overall = OverallRow(model="a", method="none", device="cpu", rank=1, metrics=figures(0.5))
-    baselines = board(*baselines.rows, overall=(overall,))
-    for text in (draw(baselines, 160), as_markdown(baselines)):
-        assert "sst2 · 5,000 test rows · cpu · seeds 42, 43, 44" in text
-        assert "none" not in text
+    baselines = board(row("a", method="none"), row("b", rank=2, method="none"), overall=(overall("a", method="none"),))
+    text = draw(baselines, 160)
+    assert "sst2 · 5,000 test rows · cpu · seeds 42, 43, 44" in text
+    assert "none" not in text
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
-def test_names_in_csv_are_no_formulas(start: str) -> None:
-    name = f"{start}cmd|' /C calc'!A0"
-    [line] = csv.DictReader(io.StringIO(as_csv(board(row(name, dataset=name, method=name)))))
-    assert (line["model"], line["dataset"], line["method"]) == (f"'{name}",) * 3
-    assert line["device"] == "cpu"
-    negative = board(row("a", metrics={"score": Figure(value=-0.2, low=-0.3, high=-0.1)}))
-    assert next(csv.DictReader(io.StringIO(as_csv(negative))))["score"] == "-0.2"
+# --- places -----------------------------------------------------------------------------------
+
+
+def test_ranks_and_their_intervals_stand_below_each_other() -> None:
+    rows = [row("a", rank=1, rank_low=1, rank_high=3), row("b", rank=10, rank_low=7, rank_high=12)]
+    text = draw(board(*rows, row("c", rank=None, rank_low=None, rank_high=None, p_best=None)), 80)
+    assert [line[:9] for line in text.splitlines()[2:5]] == [" 1 [1–3] ", "10 [7–12]", " –       "]
+    assert line_of("c", text).split()[:3] == ["–", "c", "0.873"]
+    assert "–" in line_of("c", text)[30:]
+
+
+def test_a_bracket_holds_each_tie_group_together() -> None:
+    ties = (1, 1, 1, 2, 3, 3, None)
+    rows = [row(f"m{place}", rank=place, tie=tie) for place, tie in enumerate(ties, 1)]
+    lines = draw(board(*rows), 80).splitlines()
+    assert [line[0] for line in lines[2:9]] == ["┌", "│", "└", " ", "┌", "└", " "]
+    assert any(line.startswith("┌└  Tied:") for line in lines)
+
+
+def test_groups_of_the_same_number_on_two_datasets_are_not_one() -> None:
+    text = draw(board(row("a", tie=1), row("a", tie=1, dataset="imdb")), 80)
+    assert "Tied" not in text and "┌" not in text
+
+
+def test_the_front_is_marked() -> None:
+    text = draw(board(row("best", pareto=True), row("b", rank=2, pareto=False), row("c", rank=3)), 80)
+    assert text.splitlines()[2].startswith("1 [1–2] ◆")
+    assert text.count("◆") == 2
+    assert "◆  On the Pareto front" in text
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.0, "0 %"), (0.0004, "<1 %"), (0.01, "1 %"), (0.616, "62 %"), (0.99, "99 %"), (0.9996, ">99 %"), (1.0, "100 %")],
+)
+def test_the_probability_of_being_best(share: float, words: str) -> None:
+    text = draw(board(row("m", p_best=share)), 80)
+    assert f"] {words}" in " ".join(text.split())
+    assert "P(best)  Share" in text
+
+
+def test_a_board_of_an_older_version_has_no_columns_of_dashes() -> None:
+    old = [row(name, rank=n, rank_low=None, rank_high=None, p_best=None) for n, name in enumerate("ab", 1)]
+    text = draw(board(*old, overall=(overall("a", rank_low=None, rank_high=None, p_best=None),)), 160)
+    assert "P(best)" not in text
+    assert line_of("b", text).split()[:2] == ["2", "b"]
+    unknown = board(row("a", flags=("of_old",)))
+    assert "of_old" in draw(unknown, 80)
+
+
+# --- by method, by size -----------------------------------------------------------------------
+
+
+def test_by_method_each_has_its_block_and_what_it_gains_stands_beneath() -> None:
+    rows = [row("a", method="frozen"), row("b", rank=2), row("base", rank=3, method="none"), row("a", rank=4)]
+    gained = [contrast("method", "lora", "frozen"), contrast("method", "lora", "frozen", "f1", pairs=1)]
+    text = draw(board(*rows, contrasts=tuple(gained), overall=(overall("a"),)), 100, "method")
+    lines = text.splitlines()
+    assert [line.split()[2] if line else "" for line in lines[2:8]] == ["b", "a", "", "a", "", "base"]
+    assert [line.split()[3] for line in (lines[2], lines[5], lines[7])] == ["lora", "frozen", "–"]
+    assert (
+        "lora against frozen: Accuracy +0.031 [-0.002 to +0.049], F1 macro +0.031 [-0.002 to +0.049] (2 models)"
+        in " ".join(text.split())
+    )
+    assert "mean over datasets" not in text
+    assert "Method" in draw(board(*rows[1:3]), 40, "method"), "as what parts the rows it is always shown"
+
+
+def test_by_size_the_smallest_comes_first_and_the_fit_stands_beneath() -> None:
+    sizes = {"big": 1_240_000_000, "small": 4_385_920, "unknown": None, "middle": 109_483_778}
+    rows = [row(name, rank=place, parameters=size, tie=1) for place, (name, size) in enumerate(sizes.items(), 1)]
+    kinds = tuple(contrast("architecture", "encoder-only", "decoder-only", metric) for metric in ("accuracy", "f1"))
+    text = draw(board(*rows, scaling=(scaling(),), contrasts=kinds), 120, "size")
+    lines = text.splitlines()
+    assert [line.split()[0] for line in lines[2:6]] == ["small", "middle", "big", "unknown"]
+    assert [line.split()[1] for line in lines[2:6]] == ["4.39", "109", "1.24", "–"]
+    assert [line.split()[2] for line in lines[2:5]] == ["M", "M", "B"]
+    assert "0.0385" in lines[2]
+    flat = " ".join(text.split())
+    assert (
+        "lora: accuracy +0.052 [+0.041 to +0.063] for ten times the parameters (4 models, off the line by 0.010)"
+        in flat
+    )
+    assert "lora: encoder-only against decoder-only: Accuracy +0.031" in flat
+    assert "┌" not in text and "Tied" not in text
+
+
+def test_what_is_told_together_belongs_to_its_data_version() -> None:
+    other = "fedcba9876543210"
+    rows = [row("a"), row("a", fingerprint=other)]
+    text = draw(board(*rows, scaling=(scaling(models=5), scaling(fingerprint=other, models=7))), 120, "size")
+    first, second = text.split("sst2 (fedcba98)")
+    assert "5 models" in first and "7 models" not in first
+    assert "7 models" in second and "5 models" not in second
+    assert "models" not in draw(board(*rows, scaling=(scaling(),)), 120)
+
+
+# --- names are data ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.parametrize("name", ["[/foo]", "[red]x[/red]", "a|b", ":smile:", "[link=http://x]y"])
+def test_names_are_never_markup(name: str, width: int) -> None:
+    text = draw(board(row(name, dataset=name)), width)
+    assert text.splitlines()[0].startswith(name)
+    assert text.count(name) == 2
+
+
+@pytest.mark.parametrize("by", ["dataset", "method", "size"])
+def test_control_characters_are_replaced(by: By) -> None:
+    evil = "a\x1b[31mb\nc"
+    one = row(evil, dataset="d\x1b]0;t\x07", method=evil, device=evil, architecture=evil)
+    text = draw(board(one, row("x", device="cuda", dataset=one.dataset), overall=(overall(evil),)), 240, by)
+    assert "\x1b" not in text and "\x07" not in text
+    assert "a�" in text
+
+
+def test_long_names_fold_and_keep_every_letter() -> None:
+    name = "abcdefghijklmnopqrstuvwxyz"
+    text = draw(board(row(name)), 80)
+    assert name[:18] in text and name[18:] in text
+
+
+def test_names_give_way_where_not_even_the_least_fits() -> None:
+    rows = [row("x" * 30), row("x" * 30, rank=2, method="frozen"), row("x" * 30, rank=3, device="cuda")]
+    text = draw(board(*rows), 40, "size")
+    assert ["Model", "Parameters", "Method", "Device", "#"] in [line.split() for line in text.splitlines()]
+    assert sum(line.startswith("x") * line.count("x") for line in text.splitlines()) == 90
+
+
+def test_wide_letters_keep_the_columns_straight() -> None:
+    lines = draw(board(row("模型"), row("b", rank=2)), 80).splitlines()
+    starts = {cell_len(line[: line.index("0.873")]) for line in lines[2:4]}
+    assert len(starts) == 1
+
+
+def test_a_board_of_another_confidence_says_so() -> None:
+    assert "90 % interval" in draw(msgspec.structs.replace(board(row("a")), confidence=0.9), 80)
