@@ -19,7 +19,8 @@ NO_LIMIT = 0.0  # asked for, in seconds
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`jobs`: cells at a time; None: one for each core. `memory_mb`: per cell; None: by the estimate and an equal
     share. `seconds`: per cell; None: by the estimate; `NO_LIMIT`: none. `overcommit`: also start what is estimated not
-    to fit. `reuse`: take over what other runs beside it have finished."""
+    to fit. `reuse`: take over what other runs beside it have finished. `track`: address of the MLflow store that
+    the run is brought into when it ends."""
 
     device: str = "auto"
     jobs: int | None = None
@@ -29,6 +30,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     phase_seconds: dict[Phase, float] = {}
     overcommit: bool = False
     reuse: bool = True
+    track: str | None = None
 
 
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -25,6 +25,7 @@ from harness.scratch import sweep
 from harness.state import CellFailed, CellFinished, CellRetried, Notice, RunFinished, RunStarted
 from harness.store import FinishedCell, RunFolder, storage_problem, writing
 from harness.suite import as_mapping
+from harness.tracking.ending import track_ended_run
 from runner.contract import Event, Fallback, encode, write_atomic
 
 Tell = Callable[[Event], Event]
@@ -109,6 +110,8 @@ async def _carry_out(
     try:
         await control.running(running, lambda now: engine.stop(now=now))
         await asyncio.to_thread(lambda: write_leaderboard(folder, standing_of(folder)))
+        if request.options.track is not None:
+            await track_ended_run(folder, request.options.track, lambda said: tell(Notice(message=said)), control)
     except MoodBenchError as error:
         return engine.finished(error)
     except OSError as error:

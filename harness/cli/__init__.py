@@ -23,6 +23,7 @@ COMMANDS = {
     "explain": ("explain", "Tell what became of a cell, attempt by attempt, and why."),
     "leaderboard": ("leaderboard", "Show the ranking of a run."),
     "export": ("export", "Write a trained model as a folder that transformers loads."),
+    "track": ("track", "Bring a run into MLflow."),
     "fetch": ("fetch", "Fetch models and prepare datasets, so that runs need no network."),
     "models": ("models", "List and show models."),
     "datasets": ("datasets", "List, show and preview datasets."),

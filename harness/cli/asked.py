@@ -49,6 +49,7 @@ class Asked:
     phase_timeout: dict[Phase, float] | None
     overcommit: bool
     no_reuse: bool
+    track: str | None
     smoke: bool
     name: str | None
     results: Path
@@ -79,7 +80,17 @@ class Asked:
             phase_seconds=self.phase_timeout or {},
             overcommit=self.overcommit,
             reuse=not self.no_reuse,
+            track=self._store(),
         )
+
+    def _store(self) -> str | None:
+        """Hours before it is needed. Raises InputError, SetupError."""
+        if self.track is None:
+            return None
+        from harness.tracking.address import checked_uri, require_mlflow
+
+        require_mlflow()
+        return checked_uri(self.track)
 
 
 OPTIONS = (
@@ -105,6 +116,7 @@ OPTIONS = (
     click.option("--phase-timeout", type=PhaseLimits(), help="Of single phases: train=2h,time=10m.  [default: none]"),
     click.option("--overcommit", is_flag=True, help="Also start cells that are estimated not to fit into memory."),
     click.option("--no-reuse", is_flag=True, help="Take over no finished cells of other runs."),
+    click.option("--track", metavar="URI", help="MLflow store to bring the run into when it ends (`moodbench track`)."),
     click.option("--smoke", is_flag=True, help="50/20/20 rows, 1 epoch; also MOODBENCH_TEST_MODE=1."),
     click.option("--run", "name", help="Folder under the results; running again finishes what is missing."),
     results_option,

@@ -1,0 +1,48 @@
+"""Tracking as the last thing that a run's engine does. Whatever comes of it, the run has not failed for that."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+
+from harness.errors import MoodBenchError
+from harness.request import Control
+from harness.store import RunFolder
+from harness.tracking import TrackingReport, track
+
+
+async def track_ended_run(folder: RunFolder, uri: str, note: Callable[[str], object], control: Control) -> None:
+    """Also what an interrupted run has finished. Who asks it to stop at once does not wait for the rest."""
+    at_once = threading.Event()
+    note(f"bringing the run into MLflow at {uri}")
+    work = asyncio.to_thread(track, folder, uri, halted=at_once.is_set)
+    try:
+        report = await control.running(work, lambda now: at_once.set() if now else None)
+    except MoodBenchError as error:
+        note(f"not tracked: {error.message}; {error.hint}; then: {_command(folder, uri)}")
+    except Exception as error:  # noqa: BLE001 - a fault of ours
+        traceback.print_exc()
+        note(f"not tracked: {type(error).__name__}: {error}; report it, with what the engine's log says")
+    else:
+        for line in report_lines(report, _command(folder, uri)):
+            note(line)
+
+
+def report_lines(report: TrackingReport, command: str) -> Iterator[str]:
+    """For the user, not yet cleaned. `command`: brings in what is left, later."""
+    names = ", ".join(f"'{name}'" for name in report.experiments)
+    where = f" in experiment {names}" if names else ""
+    yield f"tracked {len(report.added)} cells{where} at {report.uri}; {report.present} were there before"
+    for failure in report.unreadable:
+        yield f"not tracked: {failure.cell}: {failure.message}; {failure.hint}"
+    if report.halted:
+        yield f"stopped before all were tracked; the rest: {command}"
+    elif report.left:
+        yield f"{report.left} cells have not run to their end; when they have: {command}"
+
+
+def _command(folder: RunFolder, uri: str) -> str:
+    return f"moodbench track {shlex.quote(str(folder.folder))} --uri {shlex.quote(uri)}"
