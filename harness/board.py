@@ -164,6 +164,7 @@ class Leaderboard(Base, frozen=True, kw_only=True):
     speed_keys: dict[str, SpeedKey] = {}  # speeds are ranked within one of them only
     scaling: tuple[Scaling, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
+    made_of: str | None = None  # sha256 of the results and options, by which a kept board is known to be up to date
 
 
 METRICS_OF: dict[str, tuple[str, ...]] = {"Row": tuple(METRICS), "OverallRow": OVERALL_METRICS}

@@ -7,6 +7,7 @@ cell counts while its files have the size and time they had. The same file, writ
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,21 +19,24 @@ import numpy as np
 
 from harness.board import Base, NoiseFloor
 from harness.calibration import Calibration
-from harness.entries import CellRecord, best_throughput
+from harness.entries import CellRecord
 from harness.errors import InputError
 from harness.failures import unreadable
-from harness.predictions import read_predictions, sha256_of
+from harness.finished import (
+    FinishedAttempt,
+    checked_predictions,
+    checked_result,
+    finished_attempt,
+    tails_of,
+    without_bulk,
+)
+from harness.predictions import sha256_of
 from harness.record import CellEntry
 from harness.statistics import IntArray
-from harness.statistics.intervals import order_statistic_interval
-from harness.store import AttemptPaths, RunFolder, last_finished, writing
+from harness.store import AttemptPaths, RunFolder, writing
 from runner.contract import ContractError, Failure, Result, read, write_atomic
 
 SCHEMA_VERSION = 1
-MOST_WINDOWS = 1_000  # of one cell, repeated ones among them
-GREATEST = 1e15  # of a figure that means anything; sums of such are still exact enough
-TAILS = {"latency_p95_ms": 95, "latency_p99_ms": 99}
-REQUESTED = ("batch_size", "accumulation", "evaluation_batch_size", "throughput_batch_size")
 
 
 @dataclass(frozen=True)
@@ -73,30 +77,46 @@ class KeptEvidence(Base, frozen=True, kw_only=True):
     noise_floor: NoiseFloor | None = None
 
 
-def gather(folder: RunFolder) -> Evidence:
-    """Everything the run holds; a result that cannot be read counts as failed. Raises InputError where the folder is no
-    run."""
-    run = folder.read_record()
+def gather(folder: RunFolder, survey: Survey | None = None) -> Evidence:
+    """Everything the run holds, or what a survey of it found; a result that cannot be read counts as failed. Raises
+    InputError where the folder is no run."""
+    survey = survey or look_at(folder)
     reader = CellReader(folder)
-    records: list[CellRecord] = []
-    failures: list[Failure] = list(run.unavailable)
-    missing = 0
-    for entry in run.cells:
-        found = reader.read(entry)
-        if isinstance(found, CellRecord):
-            records.append(found)
-        elif found is not None:
-            failures.append(found)
-        else:
-            missing += 1
+    read = [reader.read_attempt(entry, found) for entry, found in survey.finished]
     reader.keep()
     return Evidence(
         name=folder.folder.name,
         folder=folder,
-        records=tuple(records),
-        failures=tuple(failures),
-        missing=missing,
+        records=tuple(one for one in read if isinstance(one, CellRecord)),
+        failures=(*survey.failures, *(one for one in read if isinstance(one, Failure))),
+        missing=survey.missing,
         noise_floor=noise_floor(folder),
+    )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What lies in a run's folder, without the results: they are not read."""
+
+    finished: tuple[tuple[CellEntry, FinishedAttempt], ...]
+    failures: tuple[Failure, ...]
+    missing: int
+
+    @property
+    def stamp(self) -> str:
+        """sha256 that changes with any result."""
+        marks = [[entry.cell, entry.identity, found.attempt.number, found.stamp] for entry, found in self.finished]
+        return hashlib.sha256(msgspec.json.encode(marks)).hexdigest()
+
+
+def look_at(folder: RunFolder) -> Survey:
+    """Raises InputError where the folder is no run."""
+    run = folder.read_record()
+    seen = [(entry, finished_attempt(folder, entry)) for entry in run.cells]
+    return Survey(
+        finished=tuple((entry, found) for entry, found in seen if isinstance(found, FinishedAttempt)),
+        failures=(*run.unavailable, *(found for _, found in seen if isinstance(found, Failure))),
+        missing=sum(found is None for _, found in seen),
     )
 
 
@@ -112,20 +132,18 @@ class CellReader:
 
     def read(self, entry: CellEntry) -> CellRecord | Failure | None:
         """None: it has not run to its end yet."""
-        attempts = self._folder.attempts(entry.cell)
-        attempt = last_finished(attempts)
-        if attempt is None:
-            failure = _failure(entry, attempts[-1]) if attempts else None
-            return failure if failure and failure.kind != "interrupted" else None
-        try:
-            stamp = _stamp(attempt)
-            kept = self._kept.get(entry.cell)
-            if kept is None or (kept.entry, kept.attempt, kept.stamp) != (entry, attempt.number, stamp):
-                kept = self._parsed(entry, attempt, stamp)
-        except ContractError as error:
-            return unreadable(entry.cell, error, attempt)
+        found = finished_attempt(self._folder, entry)
+        return self.read_attempt(entry, found) if isinstance(found, FinishedAttempt) else found
+
+    def read_attempt(self, entry: CellEntry, found: FinishedAttempt) -> CellRecord | Failure:
+        kept = self._kept.get(entry.cell)
+        if kept is None or (kept.entry, kept.attempt, kept.stamp) != (entry, found.attempt.number, found.stamp):
+            try:
+                kept = self._parsed(entry, found)
+            except ContractError as error:
+                return unreadable(entry.cell, error, found.attempt)
         self._read[entry.cell] = kept
-        return _record(kept, self._labels, attempt)
+        return _record(kept, self._labels, found.attempt)
 
     def keep(self) -> None:
         """Write what was read, if it is not what is there. A run that may only be read is read the slow way again."""
@@ -143,8 +161,9 @@ class CellReader:
         name = self._folder.folder.name
         return msgspec.json.encode(KeptEvidence(name=name, labels=labels, cells=cells, noise_floor=floor))
 
-    def _parsed(self, entry: CellEntry, attempt: AttemptPaths, stamp: str) -> KeptCell:
+    def _parsed(self, entry: CellEntry, found: FinishedAttempt) -> KeptCell:
         """Raises ContractError."""
+        attempt = found.attempt
         result = checked_result(entry, attempt)
         labels, predicted = checked_predictions(entry, attempt, classes=len(result.label_names))
         sha256 = sha256_of(labels)
@@ -152,7 +171,7 @@ class CellReader:
         return KeptCell(
             entry=entry,
             attempt=attempt.number,
-            stamp=stamp,
+            stamp=found.stamp,
             result=without_bulk(result),
             labels_sha256=sha256,
             predicted=_packed(predicted),
@@ -222,18 +241,6 @@ def _unpacked(packed: bytes) -> IntArray:
     return codes.astype(np.int16)
 
 
-def _stamp(attempt: AttemptPaths) -> str:
-    """Changes with the files that are read. Raises ContractError."""
-    marks = []
-    for path in (attempt.result, attempt.predictions):
-        try:
-            found = path.lstat()
-        except OSError as error:
-            raise ContractError(f"{path}: cannot be read ({error.strerror})") from None
-        marks.append(f"{found.st_size:x}.{found.st_mtime_ns:x}.{found.st_ino:x}")
-    return " ".join(marks)
-
-
 def _record(kept: KeptCell, labels: Mapping[str, IntArray], attempt: AttemptPaths | None) -> CellRecord:
     """Raises KeyError, ValueError, zlib.error for a baseline that someone changed."""
     entry = kept.entry
@@ -254,64 +261,6 @@ def _record(kept: KeptCell, labels: Mapping[str, IntArray], attempt: AttemptPath
     )
 
 
-# --- a result -----------------------------------------------------------------------------------
-
-
-def checked_result(entry: CellEntry, attempt: AttemptPaths) -> Result:
-    """That of a finished attempt, if it is the cell's and one can calculate with it. Raises ContractError."""
-    result = attempt.read_left(attempt.result, Result, entry.cell)
-    if result is None:  # it went away meanwhile
-        raise ContractError(f"{attempt.result}: not there")
-    _check(result, entry)
-    return result
-
-
-def checked_predictions(entry: CellEntry, attempt: AttemptPaths, classes: int) -> tuple[IntArray, IntArray]:
-    """Labels and predictions, each (rows,), if they are of the cell's test split. Raises ContractError."""
-    try:
-        return read_predictions(attempt.predictions, classes, entry.test_rows, entry.test_labels_sha256)
-    except OSError as error:
-        raise ContractError(f"{attempt.predictions}: cannot be read ({error.strerror})") from None
-
-
-def without_bulk(result: Result) -> Result:
-    """What no ranking asks for is most of a result: not to be held for 10,000 cells."""
-    replace = msgspec.structs.replace
-    timing, quality, where = result.timing, result.quality, result.provenance
-    if timing is not None:
-        best = best_throughput(timing)
-        sizes = {best.batch_size} if best else set()
-        windows = tuple(
-            replace(window, throughput=tuple(one for one in window.throughput if one.batch_size in sizes))
-            for window in timing.windows
-            if window.counted
-        )
-        throughput = (best,) if best else ()
-        timing = replace(timing, latency=replace(timing.latency, samples_ms=()), windows=windows, throughput=throughput)
-    if quality is not None:
-        quality = replace(quality, per_class=(), per_slice=(), confusion=())
-    return replace(
-        result,
-        timing=timing,
-        quality=quality,
-        training=None,
-        requested={name: value for name, value in result.requested.items() if name in REQUESTED},
-        effective={name: choice for name, choice in result.effective.items() if name in REQUESTED},
-        provenance=replace(where, packages={}, weights_sha256={}),
-    )
-
-
-def tails_of(result: Result) -> dict[str, tuple[float, float]]:
-    """Of the p95 and p99 that are given: what the order of the raw samples says of them."""
-    if result.timing is None:
-        return {}
-    latency = result.timing.latency
-    given = {"latency_p95_ms": latency.p95_ms, "latency_p99_ms": latency.p99_ms}
-    samples = np.asarray(latency.samples_ms)
-    bounds = {name: order_statistic_interval(samples, p) for name, p in TAILS.items() if given[name] is not None}
-    return {name: (float(found.low), float(found.high)) for name, found in bounds.items() if found is not None}
-
-
 def noise_floor(folder: RunFolder) -> NoiseFloor | None:
     """That of the machine the run is on; None where it was not calibrated. Raises InputError."""
     try:
@@ -328,34 +277,3 @@ def noise_floor(folder: RunFolder) -> NoiseFloor | None:
         executor=found.executor,
         threads=found.threads,
     )
-
-
-def _failure(entry: CellEntry, attempt: AttemptPaths) -> Failure | None:
-    try:
-        return attempt.read_left(attempt.failure, Failure, entry.cell)
-    except ContractError as error:
-        return unreadable(entry.cell, error, attempt)
-
-
-def _check(result: Result, entry: CellEntry) -> None:
-    """That it is the cell's, and that one can calculate with its figures. Raises ContractError."""
-    if result.identity != entry.identity or (entry.label_names and result.label_names != entry.label_names):
-        raise ContractError("it is of other settings than the cell's")
-    figures = [*msgspec.structs.asdict(result.summary).items()]
-    figures += result.quality.metrics.items() if result.quality else ()
-    figures += [("latency_p95_ms", result.timing.latency.p95_ms)] if result.timing else ()
-    figures += _of_windows(result)
-    for name, value in figures:
-        if isinstance(value, float) and abs(value) > GREATEST:
-            raise ContractError(f"its {name[:40]} is beyond measure")
-
-
-def _of_windows(result: Result) -> list[tuple[str, float | None]]:
-    windows = result.timing.windows if result.timing else ()
-    if len(windows) > MOST_WINDOWS:
-        raise ContractError("its timing has more windows than can be")
-    figures: list[tuple[str, float | None]] = [("p50_ms", window.p50_ms) for window in windows]
-    figures += [("mean_ms", window.mean_ms) for window in windows]
-    for one in (one for window in windows for one in window.throughput):
-        figures += [("samples_per_s", one.samples_per_s), ("tokens_per_s", one.tokens_per_s)]
-    return figures

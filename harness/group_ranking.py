@@ -35,6 +35,7 @@ from harness.statistics import (
     BoolArray,
     Counts,
     FloatArray,
+    IntArray,
     Interval,
     competition_ranks,
     confusion_counts,
@@ -55,6 +56,7 @@ from harness.statistics import (
 from harness.statistics.intervals import percentile_interval
 
 Key = tuple[str, str, str]  # model, method, device
+CELLS_AT_ONCE = 96  # whose replicates are held together
 ALWAYS_KEPT = ("accuracy", "f1")  # replicates that the overall rows and the analysis need
 PARETO = {"f1": 1.0, "latency_p95_ms": -1.0, "memory_allocated_mb": -1.0}
 NO_PLACE = Place(rank=None, rank_low=None, rank_high=None, p_best=None, tie=None)
@@ -169,15 +171,20 @@ class GroupRanking:
             groups[len(entry.scored)].append(entry)
         found: dict[Key, Quality] = {}
         for seeds, alike in groups.items():
-            predicted = np.concatenate([stacked_predictions(entry) for entry in alike])
-            point = quality_from_confusion(confusion_counts(labels, predicted, self._classes))
-            samples = resampled_quality(labels, predicted, self._classes, self._counts)
             draws = seed_draws(seeds, self._options.replicates, self._rng("seeds"))
-            columns = {name: _column(point[name], samples[name], seed_deviations(draws, seeds)) for name in point}
-            found |= self._by_entry(alike, columns)
+            deviations = seed_deviations(draws, seeds)
+            size = max(1, CELLS_AT_ONCE // seeds)
+            for start in range(0, len(alike), size):
+                found |= self._by_entry(alike[start : start + size], labels, self._counts, deviations)
         return found
 
-    def _by_entry(self, entries: Sequence[Entry], columns: Mapping[str, _Column]) -> dict[Key, Quality]:
+    def _by_entry(
+        self, entries: Sequence[Entry], labels: IntArray, counts: Counts, deviations: FloatArray
+    ) -> dict[Key, Quality]:
+        predicted = np.concatenate([stacked_predictions(entry) for entry in entries])
+        point = quality_from_confusion(confusion_counts(labels, predicted, self._classes))
+        samples = resampled_quality(labels, predicted, self._classes, counts)
+        columns = {name: _column(point[name], samples[name], deviations) for name in point}
         kept = {*ALWAYS_KEPT, *self._options.weights} & columns.keys()
         intervals = {name: self._interval(name, one) for name, one in columns.items()}
         return {

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harness.errors import InputError
-from harness.evidence import checked_predictions, checked_result
+from harness.finished import checked_predictions, checked_result
 from harness.record import CellEntry
 from harness.store import AttemptPaths, RunFolder, writing
 from runner.contract import (

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from harness import leaderboard
 from harness.board import Leaderboard
 from harness.calibration import Calibration
+from harness.composite import RankOptions
 from harness.entries import CellRecord
 from harness.errors import InputError
 from harness.leaderboard import failure_lines, standing_of, write_leaderboard
@@ -214,3 +215,77 @@ def test_nothing_is_read_twice(run: RunFolder, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
     standing_of(run)
     assert len([path for path in listed if "cells" in path]) == len(SPECS) + 1
+
+
+# --- a kept board -------------------------------------------------------------------------------
+
+
+def forbid_ranking(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    ranked: list[int] = []
+    real = leaderboard.rank_cells
+
+    def noting(records: Sequence[CellRecord], *options: Any) -> Leaderboard:
+        ranked.append(len(records))
+        return real(records, *options)
+
+    monkeypatch.setattr(leaderboard, "rank_cells", noting)
+    return ranked
+
+
+def test_a_board_that_is_up_to_date_is_not_made_again(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = standing_of(run)
+    write_leaderboard(run, first)
+    ranked = forbid_ranking(monkeypatch)
+    assert standing_of(run) == first
+    assert ranked == []
+
+
+def another_result(run: RunFolder) -> RankOptions | None:
+    finish(run, SPECS[0], LABELS)
+    return None
+
+
+def other_weights(_: RunFolder) -> RankOptions | None:
+    return RankOptions(weights={"f1": 1.0})
+
+
+def other_normaliser(_: RunFolder) -> RankOptions | None:
+    return RankOptions(normalise="robust")
+
+
+def calibrated(run: RunFolder) -> RankOptions | None:
+    calibrate(run)
+    return None
+
+
+def damaged(run: RunFolder) -> RankOptions | None:
+    run.leaderboard.write_text("{")
+    return None
+
+
+def of_an_older_version(run: RunFolder) -> RankOptions | None:
+    board = json.loads(run.leaderboard.read_text())
+    del board["made_of"]
+    run.leaderboard.write_text(json.dumps(board))
+    return None
+
+
+@pytest.mark.parametrize(
+    "change", [another_result, other_weights, other_normaliser, calibrated, damaged, of_an_older_version]
+)
+def test_a_board_of_something_else_is_made_anew(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, change: Callable[[RunFolder], RankOptions | None]
+) -> None:
+    write_leaderboard(run, standing_of(run))
+    options = change(run)
+    ranked = forbid_ranking(monkeypatch)
+    assert standing_of(run, options) == standing_of(run, options)
+    assert ranked == [4, 4]
+
+
+def test_a_board_without_a_result_that_cannot_be_read_is_made_anew(run: RunFolder) -> None:
+    damage_result(run.attempts(SPECS[0].cell)[0].folder)
+    standing = standing_of(run)
+    assert standing.board.made_of is None
+    write_leaderboard(run, standing)
+    assert len(standing_of(run).failures) == 1

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from harness import evidence
-from harness.leaderboard import Standing, standing_of
+from harness.evidence import gather
+from harness.leaderboard import Standing, ranked
 from harness.live import LiveBoard
 from harness.state import CellFailed, CellFinished, PlannedCell, RunStarted
 from harness.store import RunFolder
@@ -46,6 +47,10 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path / "run")
 
 
+def afresh(run: RunFolder) -> Standing:
+    return ranked(gather(run))
+
+
 def counts(standing: Standing | None) -> tuple[int, int, int]:
     assert standing is not None
     return sum(len(row.seeds) for row in standing.board.rows), len(standing.failures), standing.missing
@@ -58,7 +63,7 @@ def test_it_follows_the_run_to_the_same_board(scene: Scene) -> None:
         scene.finish(spec)
         standing = scene.live.refresh()
         assert counts(standing) == (number, 0, 4 - number)
-        assert standing == standing_of(scene.run)
+        assert standing == afresh(scene.run)
     assert scene.live.refresh() is None
 
 
@@ -109,4 +114,4 @@ def test_a_cell_of_other_settings_takes_its_predecessors_place(scene: Scene) -> 
     scene.tell(RunStarted(run="run", suite="s", folder="x", jobs=1, cells=()))
     assert counts(scene.live.refresh()) == (0, 0, 4)
     scene.finish(changed)
-    assert scene.live.refresh() == standing_of(scene.run)
+    assert scene.live.refresh() == afresh(scene.run)
