@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.report.charts.figures import Json, axis, bars_between, chart, numbers, places_axis
 from harness.report.charts.pages import PAGE, Small, paged
-from harness.report.charts.palette import FAINT, SHARE_SCALE
+from harness.report.charts.palette import FAINT, ON_SCALE, SHARE_SCALE
 from harness.report.charts.scene import ANSWERS, Scene
 from harness.report.charts.words import hover, percent, short
 from harness.report.material import Chart, Reliability, ReportRow
@@ -82,7 +82,7 @@ def _matrix(one: ReportRow, counts: IntArray, names: Sequence[str], with_scale: 
         "%{text:,} texts, %{z:.3g} % of the true class<extra></extra>",
     }
     if len(names) <= _WRITTEN_CLASSES:
-        trace["texttemplate"] = "%{text:,}"
+        trace |= {"texttemplate": "%{text:,}", "textfont": {"color": ON_SCALE}}
     return trace
 
 

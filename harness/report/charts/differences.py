@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from harness.board import Contrast, Row, Scaling
+from harness.board import Contrast, Figure, Row, Scaling
 from harness.compare import Significance
-from harness.metrics import METRICS
+from harness.metrics import CONFUSION_METRICS, METRICS
 from harness.report.charts.figures import (
     ROW_PX,
     Json,
@@ -31,7 +31,7 @@ from harness.report.charts.figures import (
     upright,
     values_of,
 )
-from harness.report.charts.palette import COLOURS, DIFFERENCE_SCALE, NEUTRAL, Look
+from harness.report.charts.palette import COLOURS, DIFFERENCE_SCALE, NEUTRAL, ON_SCALE, Look
 from harness.report.charts.scene import DIFFERENCES, Part, Scene, metric
 from harness.report.charts.words import (
     QUALITY_FLAGS,
@@ -41,6 +41,8 @@ from harness.report.charts.words import (
     hover,
     percent,
     short,
+    signed,
+    signed_line,
     with_cautions,
 )
 from harness.report.material import Chart
@@ -85,6 +87,7 @@ def _significance_figure(labels: Sequence[str], pairs: Significance) -> Json:
             for lines in zip(points, pairs.p, strict=True)
         ],
         "texttemplate": "%{text}",
+        "textfont": {"color": ON_SCALE},
         "hovertext": [
             [_pair_hover(labels, (a, b), points[a, b], pairs.p[a, b]) for b in range(len(labels))]
             for a in range(len(labels))
@@ -108,15 +111,17 @@ def _pair_text(points: float, p: float, models: int) -> str:
     if not math.isfinite(points):
         return ""
     star = next((star for bound, star in _STARS if p < bound), "")
-    return f"{points:+.1f}{star}" if models <= _WRITTEN_MODELS else star
+    return f"{signed(points, 1)}{star}" if models <= _WRITTEN_MODELS else star
 
 
 def _pair_hover(labels: Sequence[str], pair: tuple[int, int], points: float, p: float) -> str:
     a, b = pair
     if a == b:
         return hover(labels[a])
-    corrected = f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
-    return hover(labels[a], f"against {escaped(labels[b])}: {points:+.2f} percentage points", f"p {corrected} (Holm)")
+    corrected = f"{p:.2g}" if p >= 1e-4 else "below 0.0001"
+    return hover(
+        labels[a], f"against {escaped(labels[b])}: {signed(points, 2)} percentage points", f"p {corrected} (Holm)"
+    )
 
 
 # --- contrasts --------------------------------------------------------------------------------------
@@ -155,14 +160,13 @@ def _dataset_title(scene: Scene, one: Contrast) -> str:
 
 
 def _contrast_panel(scene: Scene, name: str, lines: Sequence[Contrast | None]) -> Panel:
-    """Differences of shares; of speeds, ratios."""
-    is_ratio = name not in ("accuracy", "f1")
-    figures = [one.difference if one else None for one in lines]
+    is_ratio = _is_ratio(name)
+    figures = [_in_points(one.difference, 1 if is_ratio else 100) if one else None for one in lines]
     hovers = [_contrast_hover(scene, one) if one else "" for one in lines]
     looks = [Look(COLOURS[0] if one and one.kind == "method" else COLOURS[1], "circle", "solid") for one in lines]
     title = METRICS[name].title if name in METRICS else escaped(name)
     ends = [end for one in figures if one for end in (one.value, one.low, one.high)]
-    x = log_axis("ratio", [*ends, 1.0]) if is_ratio else axis("difference (share)")
+    x = log_axis("ratio", [*ends, 1.0]) if is_ratio else axis("difference (percentage points)")
     return Panel(
         f"{title}, {'ratio' if is_ratio else 'difference'}",
         [dots(looks, values_of(figures), hovers, error_x=error_bars(figures))],
@@ -171,19 +175,33 @@ def _contrast_panel(scene: Scene, name: str, lines: Sequence[Contrast | None]) -
     )
 
 
+def _in_points(figure: Figure, times: float) -> Figure:
+    value, low, high = (None if end is None else times * end for end in (figure.value, figure.low, figure.high))
+    return Figure(value=value, low=low, high=high)
+
+
 def _contrast_hover(scene: Scene, one: Contrast) -> str:
-    figure = one.difference
-    bounds = ""
-    if figure.low is not None and figure.high is not None:
-        bounds = f"{percent(scene.confidence)} interval {figure.low:+.3f} to {figure.high:+.3f}"
-    what = METRICS[one.metric].title if one.metric in METRICS else one.metric
+    name = escaped(METRICS[one.metric].title if one.metric in METRICS else one.metric)
     return hover(
         _pair_words(one),
         escaped(_dataset_title(scene, one)),
-        f"{escaped(what)} {figure.value:+.3f}" if figure.value is not None else "",
-        bounds,
+        _ratio_line(name, one.difference, scene.confidence)
+        if _is_ratio(one.metric)
+        else signed_line(name, one.difference, 1, scene.confidence, times=100, unit=" percentage points"),
         f"{one.pairs} pair{'s' if one.pairs != 1 else ''} of models",
     )
+
+
+def _is_ratio(name: str) -> bool:
+    """Speeds are compared by their ratio, shares by their difference."""
+    return name not in CONFUSION_METRICS
+
+
+def _ratio_line(name: str, figure: Figure, confidence: float) -> str:
+    text = f"{name} {figure.value:.3g} times"
+    if figure.low is None or figure.high is None:
+        return text
+    return f"{text} ({percent(confidence)} interval {figure.low:.3g}–{figure.high:.3g})"
 
 
 # --- size -------------------------------------------------------------------------------------------
@@ -262,10 +280,8 @@ def _fit_line(scene: Scene, fit: Scaling, sizes: Sequence[int | None]) -> Json:
     known = [size for size in sizes if size]
     ends = [min(known), max(known)] if known else []
     slope = fit.slope.value or 0.0
-    bounds = ""
-    if fit.slope.low is not None and fit.slope.high is not None:
-        bounds = f"{percent(scene.confidence)} interval {100 * fit.slope.low:+.1f} to {100 * fit.slope.high:+.1f}"
-    text = hover(fit.method, f"{100 * slope:+.1f} percentage points for a tenfold size", bounds, f"{fit.models} models")
+    slope_line = signed_line("Tenfold size:", fit.slope, 1, scene.confidence, times=100, unit=" percentage points")
+    text = hover(fit.method, slope_line, f"{fit.models} models")
     return {
         "type": "scatter",
         "mode": "lines",

@@ -88,7 +88,7 @@ def log_axis(title: str, values: Iterable[float | None], **changes: Any) -> Json
     known = [value for value in values if value is not None and value > 0]
     low, high = (min(known), max(known)) if known else (1.0, 10.0)
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = (1, 2, 5) if last - first <= 3 else (1,)
+    steps = (1, 2, 5) if last - first <= 4 else (1,)
     ticks = [float(f"{step}e{power}") for power in range(first - 1, last + 1) for step in steps]
     edge = max(0.06, 0.06 * math.log10(high / low))
     span = [math.log10(low) - edge, math.log10(high) + edge]
@@ -117,9 +117,9 @@ def places_axis(names: Sequence[str], *, reverse: bool = False, chars: int = 34,
     }
 
 
-def legend_below() -> Json:
-    """Room for a legend under the plot, which leaves the width to the plot also on a narrow page."""
-    return {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "itemsizing": "constant"}
+def legend_below(**changes: Any) -> Json:
+    """Under the plot, which keeps the width also on a narrow page."""
+    return {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, **changes}
 
 
 def height_with_legend(plot: int, entries: int) -> int:
@@ -137,7 +137,7 @@ def dots(looks: Sequence[Look], x: Sequence[float | None], hovers: Sequence[str]
         "mode": "markers",
         "x": list(x),
         "y": list(range(len(looks))),
-        "marker": {"color": [look.colour for look in looks], "symbol": [look.symbol for look in looks], "size": 9},
+        "marker": {"color": [look.colour for look in looks], "symbol": [look.symbol for look in looks], "size": 10},
         "hovertext": list(hovers),
         "hoverinfo": "text",
         **changes,
@@ -220,6 +220,7 @@ def panel_title(slot: Slot, text: str) -> Json:
         "y": slot.y[1],
         "xref": "paper",
         "yref": "paper",
+        "xanchor": "center",
         "yanchor": "bottom",
         "showarrow": False,
     }

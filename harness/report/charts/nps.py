@@ -22,7 +22,7 @@ from harness.report.charts.figures import (
 )
 from harness.report.charts.palette import DETRACTORS, NEUTRAL, PASSIVES, PROMOTERS, Look
 from harness.report.charts.scene import NPS, Scene
-from harness.report.charts.words import escaped, hover, percent, short
+from harness.report.charts.words import escaped, hover, percent, short, signed_line
 from harness.report.labels import RowKey
 from harness.report.material import Chart
 
@@ -89,14 +89,17 @@ def _label(scene: Scene, key: RowKey | None) -> str:
     return ACTUAL if key is None else scene.labels[key]
 
 
+def _heading(table: _Table, branch: str) -> str:
+    found = next((line.reviews for line in table.column(branch) if line), 0)
+    return f"{short(_name(branch), 24)} ({found:,})"
+
+
 def _look(scene: Scene, key: RowKey | None) -> Look:
     return Look(NEUTRAL, "diamond-tall", "solid") if key is None else scene.looks[key]
 
 
 def _note(scene: Scene, table: _Table, sentence: str) -> str:
-    reviews = table.column(OVERALL)[0]
-    sizes = f" Of {reviews.reviews:,} reviews." if reviews else ""
-    note = f"{sentence}{sizes} Bars are {percent(table.nps.confidence)} intervals."
+    note = f"{sentence} In brackets the number of reviews. Bars are {percent(table.nps.confidence)} intervals."
     if len(table.branches) - 1 < table.branches_total:
         note += f" {len(table.branches) - 1} of {table.branches_total} branches are shown."
     return note
@@ -133,7 +136,7 @@ def _dot_panel(
     looks = [_look(scene, key) for key in table.keys]
     hovers = [_line_hover(scene, table, branch, key) for key in table.keys]
     trace = dots(looks, values_of(figures), hovers, error_x=error_bars(figures))
-    return Panel(short(_name(branch), 24), [trace], axis("NPS (points)"), shapes)
+    return Panel(_heading(table, branch), [trace], axis("NPS (points)"), shapes)
 
 
 def _line_hover(scene: Scene, table: _Table, branch: str, key: RowKey | None) -> str:
@@ -144,18 +147,10 @@ def _line_hover(scene: Scene, table: _Table, branch: str, key: RowKey | None) ->
     return hover(
         _label(scene, key),
         f"{escaped(_name(branch))}, {line.reviews:,} reviews",
-        _points("NPS", line.nps, table.nps.confidence),
-        _points("Error", line.error, table.nps.confidence) if line.error else "",
+        signed_line("NPS", line.nps, 1, table.nps.confidence),
+        signed_line("Error", line.error, 1, table.nps.confidence) if line.error else "",
         shares,
     )
-
-
-def _points(name: str, figure: Figure, confidence: float) -> str:
-    if figure.value is None:
-        return f"{name}: {escaped(figure.reason or 'not known')}"
-    if figure.low is None or figure.high is None:
-        return f"{name} {figure.value:+.1f}"
-    return f"{name} {figure.value:+.1f} ({percent(confidence)} interval {figure.low:+.1f} to {figure.high:+.1f})"
 
 
 def _errors(scene: Scene, table: _Table) -> Chart:
@@ -166,7 +161,7 @@ def _errors(scene: Scene, table: _Table) -> Chart:
         figures = [line.error if line else None for line in table.column(branch)[1:]]
         hovers = [_line_hover(scene, table, branch, key) for key in keys]
         trace = dots(looks, values_of(figures), hovers, error_x=error_bars(figures))
-        panels.append(Panel(short(_name(branch), 24), [trace], axis("error (points)"), [upright(0.0)]))
+        panels.append(Panel(_heading(table, branch), [trace], axis("error (points)"), [upright(0.0)]))
     sentence = "The model's NPS minus the actual one, on the same reviews: 0 would be right on average."
     figure = _columns(scene, table, panels, keys)
     return chart(
@@ -180,9 +175,9 @@ def _errors(scene: Scene, table: _Table) -> Chart:
 def _shares(scene: Scene, table: _Table) -> Chart:
     panels = [
         Panel(
-            short(_name(branch), 24),
+            _heading(table, branch),
             [_share_bars(scene, table, branch, name, colour) for name, colour in _CATEGORIES],
-            axis("share of reviews (%)", range=[0, 100]),
+            axis("share of reviews (%)", range=[0, 100], tickvals=[0, 25, 50, 75]),
         )
         for branch in table.branches
     ]

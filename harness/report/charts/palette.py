@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -15,9 +16,11 @@ GREYS = ("#7d7d7d", "#949494", "#666666")  # of baselines, which are there to be
 NEUTRAL = "#808080"  # intervals, fronts and reference lines: between white and black
 FAINT = "rgba(128, 128, 128, 0.35)"
 
-DASHES = ("solid", "dash", "dot")
 _FILLS = ("", "-open", "-open-dot")
-"""When the colours are used up they come again, with open symbols and broken lines."""
+"""Symbols of the models that come when the colours are used up, and begin again."""
+
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+"""Lines of the rows of one colour, in their order: a line has no symbol that would tell its method."""
 
 SYMBOLS: dict[str, str] = {
     "lora": "circle",
@@ -29,11 +32,13 @@ SYMBOLS: dict[str, str] = {
 
 PROMOTERS, PASSIVES, DETRACTORS = "#22c55e", "#eab308", "#ef4444"
 
-SHARE_SCALE = ((0.0, "#eef4fb"), (0.5, "#6f9fd1"), (1.0, "#0b3c6e"))
-"""From little to much. Opaque, so that a number on it has the same contrast on a light and on a dark page."""
+SHARE_SCALE = ((0.0, "#f4f8fc"), (0.5, "#aecbe8"), (1.0, "#4f93d2"))
+"""From little to much. Opaque and light: `ON_SCALE` can be read on all of it, on a light and on a dark page."""
 
-DIFFERENCE_SCALE = ((0.0, "#b35806"), (0.25, "#f1a340"), (0.5, "#f7f7f7"), (0.75, "#6fa8dc"), (1.0, "#0b5394"))
+DIFFERENCE_SCALE = ((0.0, "#e8923a"), (0.5, "#f7f7f7"), (1.0, "#5b9fe0"))
 """From worse to better; orange and blue, which every kind of colour vision parts."""
+
+ON_SCALE = "#111111"
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,13 @@ def looks_of(keys: Iterable[RowKey]) -> Mapping[RowKey, Look]:
     looks: dict[RowKey, Look] = {}
     models: dict[str, int] = {}
     baselines: dict[str, int] = {}
+    lines: Counter[str] = Counter()
     for key in keys:
         is_baseline = key.method == "none"
         seen, colours = (baselines, GREYS) if is_baseline else (models, COLOURS)
         times, place = divmod(seen.setdefault(key.model, len(seen)), len(colours))
-        style = times % len(DASHES)
-        symbol = SYMBOLS.get(key.method, "star") + _FILLS[style]
-        looks[key] = Look(colours[place], symbol, DASHES[style])
+        colour = colours[place]
+        symbol = SYMBOLS.get(key.method, "star") + _FILLS[times % len(_FILLS)]
+        looks[key] = Look(colour, symbol, _DASHES[lines[colour] % len(_DASHES)])
+        lines[colour] += 1
     return looks

@@ -22,7 +22,7 @@ from harness.report.charts.figures import (
     side_by_side,
     values_of,
 )
-from harness.report.charts.palette import SHARE_SCALE
+from harness.report.charts.palette import ON_SCALE, SHARE_SCALE
 from harness.report.charts.scene import QUALITY, Part, Scene, metric
 from harness.report.charts.words import (
     QUALITY_FLAGS,
@@ -126,7 +126,7 @@ def _share_map(
         "ygap": 2,
     }
     if written:
-        trace |= {"texttemplate": "%{z:.3f}"}
+        trace |= {"texttemplate": "%{z:.3f}", "textfont": {"color": ON_SCALE}}
     return {
         "data": [trace],
         "layout": {

@@ -25,7 +25,7 @@ from harness.report.charts.figures import (
     side_by_side,
     values_of,
 )
-from harness.report.charts.palette import NEUTRAL
+from harness.report.charts.palette import FAINT
 from harness.report.charts.scene import RANKING, AnyRow, Scene, SpeedGroup, metric, speed_groups
 from harness.report.charts.words import (
     QUALITY_FLAGS,
@@ -91,10 +91,10 @@ def _rank_figure(scene: Scene, rows: Sequence[AnyRow]) -> Json:
         "hovertext": hovers,
         "hoverinfo": "text",
     }
-    rank_range = [0.5, len(rows) + 0.5]
+    rank_axis = {"range": [0.5, len(rows) + 0.5], "tick0": 1, "dtick": -(-len(rows) // 8)}
     panels = (
         Panel("Score", [score_dots], axis("score (no unit)"), between_ties),
-        Panel("Rank", [rank_dots], axis("rank (1 is best)", range=rank_range, tickformat="d"), between_ties),
+        Panel("Rank", [rank_dots], axis("rank (1 is best)", **rank_axis), between_ties),
         Panel(
             "Chance of being the best",
             [bars],
@@ -179,7 +179,7 @@ def _front_line(front: Sequence[tuple[float, float]], end: float) -> Json:
         "mode": "lines",
         "x": [*x, number(end)],
         "y": [*y, y[-1]],
-        "line": {"shape": "hv", "color": NEUTRAL, "width": 1.5},
+        "line": {"shape": "hv", "color": FAINT, "width": 4},
         "name": "Pareto front",
         "hoverinfo": "skip",
     }

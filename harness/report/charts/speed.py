@@ -11,12 +11,12 @@ from harness.report.charts.figures import (
     ROW_PX,
     Json,
     Panel,
-    axis,
     bars_between,
     chart,
     error_bars,
     height_with_legend,
     legend_below,
+    legend_only,
     log_axis,
     number,
     numbers,
@@ -57,8 +57,8 @@ def latencies(scene: Scene) -> Iterator[Chart]:
             sampled.sort(key=lambda pair: float(np.median(pair[1])))
             rows = [one for one, _ in sampled]
             note = group.note(
-                "Each shape is the distribution of all timed single requests, as tall as its own peak; two humps come "
-                f"from texts of two lengths. Marks carry {percent(scene.confidence)} intervals; a percentile that "
+                "Each shape is the distribution of all timed single requests, as tall as its own peak; two humps "
+                f"tell of two kinds of text, such as short and long. Marks carry {percent(scene.confidence)} intervals; a percentile that "
                 "too few requests were timed for is left out."
             )
             note = with_cautions(note, [one.row for one in rows], SPEED_FLAGS)
@@ -259,9 +259,11 @@ def memory(scene: Scene) -> Iterator[Chart]:
     parts = [part for part in scene.parts if any(_stage_values(one, stage) for one in part.rows for stage in _STAGES)]
     order = [key for key in scene.order if any(key in part.by_key for part in parts)]
     panels = []
-    for place, part in enumerate(parts):
+    for part in parts:
         rows = [part.by_key.get(key) for key in order]
-        panels.append(Panel(short(part.title, 24), _memory_traces(scene, part, rows, place == 0), axis("memory (MB)")))
+        traces = _memory_traces(scene, part, rows)
+        x = log_axis("memory (MB)", [value for trace in traces for value in trace["x"]])
+        panels.append(Panel(short(part.title, 24), traces, x))
     if panels:
         note = (
             "What each stage needs: resident memory of the process on a CPU, the device's own memory on a GPU. Means "
@@ -269,41 +271,35 @@ def memory(scene: Scene) -> Iterator[Chart]:
         )
         labels = [scene.labels[key] for key in order]
         figure = side_by_side(labels, panels, showlegend=True, legend=legend_below(), extra_px=30)
+        figure["data"] += [legend_only(stage.name, stage.name, symbol=stage.symbol) for stage in _STAGES]
         yield chart("memory", "Memory", SPEED, note, figure)
 
 
-def _memory_traces(scene: Scene, part: Part, rows: Sequence[ReportRow | None], in_legend: bool) -> list[Json]:
+def _memory_traces(scene: Scene, part: Part, rows: Sequence[ReportRow | None]) -> list[Json]:
     traces = []
     for stage in _STAGES:
         found = [
             (place, one, values) for place, one in enumerate(rows) if one and (values := _stage_values(one, stage))
         ]
         means = [sum(values) / len(values) for _, _, values in found]
-        if not found:
-            continue
+        colours = [scene.look(one.row).colour for _, one, _ in found]
+        below = [mean - min(values) for mean, (_, _, values) in zip(means, found, strict=True)]
+        above = [max(values) - mean for mean, (_, _, values) in zip(means, found, strict=True)]
+        hovers = [
+            hover(one.label, escaped(part.title), _stage_line(stage, one, mean, values))
+            for mean, (_, one, values) in zip(means, found, strict=True)
+        ]
         traces.append(
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": stage.name,
                 "legendgroup": stage.name,
-                "showlegend": in_legend,
+                "showlegend": False,
                 "x": numbers(means),
                 "y": [place for place, _, _ in found],
-                "error_x": bars_between(
-                    [mean - min(values) for mean, (_, _, values) in zip(means, found, strict=True)],
-                    [max(values) - mean for mean, (_, _, values) in zip(means, found, strict=True)],
-                ),
-                "marker": {
-                    "symbol": stage.symbol,
-                    "size": 9,
-                    "color": [scene.look(one.row).colour for _, one, _ in found],
-                    "line": {"width": 2},
-                },
-                "hovertext": [
-                    hover(one.label, escaped(part.title), _stage_line(stage, one, mean, values))
-                    for mean, (_, one, values) in zip(means, found, strict=True)
-                ],
+                "error_x": bars_between(below, above),
+                "marker": {"symbol": stage.symbol, "size": 9, "color": colours, "line": {"width": 2, "color": colours}},
+                "hovertext": hovers,
                 "hoverinfo": "text",
             }
         )

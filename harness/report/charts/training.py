@@ -112,7 +112,7 @@ def _ringed(line: Json, rings: Sequence[bool]) -> Json:
         "color": line["line"]["color"],
         "symbol": ["circle-open" if ring else "circle" for ring in rings],
         "size": [10 if ring else 4 for ring in rings],
-        "line": {"width": 2},
+        "line": {"width": [2 if ring else 0 for ring in rings]},
     }
     return {**line, "mode": "lines+markers", "marker": marker}
 
@@ -151,7 +151,7 @@ def _figure(traces: Sequence[Json], y_title: str) -> Json:
             "yaxis": axis(y_title),
             "hovermode": "closest",
             "showlegend": True,
-            "legend": legend_below(),
+            "legend": legend_below(itemsizing="constant"),
         },
     }
 

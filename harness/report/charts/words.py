@@ -61,8 +61,25 @@ def bracketed(name: str, figure: Figure) -> str:
 
 
 def percent(share: float) -> str:
-    """ "95 %"; "<1 %" for what is not nothing."""
-    return "<1 %" if 0 < share < 0.01 else f"{100 * share:.3g} %" if share < 0.1 else f"{100 * share:.0f} %"
+    """ "95 %"; "below 1 %" for what is not nothing."""
+    return "below 1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
+
+
+def signed(value: float, digits: int) -> str:
+    """ "+1.2", "−0.3", and "0.0" for what rounds to nothing."""
+    text = f"{abs(value):.{digits}f}"
+    return text if float(text) == 0 else f"{'−' if value < 0 else '+'}{text}"
+
+
+def signed_line(name: str, figure: Figure, digits: int, confidence: float, *, times: float = 1, unit: str = "") -> str:
+    """ "NPS +41.0 (95 % interval +38.2 to +43.9)"; the figure `times` a factor, for percent."""
+    if figure.value is None:
+        return f"{name}: {escaped(figure.reason or 'not known')}"
+    text = f"{name} {signed(times * figure.value, digits)}{unit}"
+    if figure.low is None or figure.high is None:
+        return text
+    bounds = f"{signed(times * figure.low, digits)} to {signed(times * figure.high, digits)}"
+    return f"{text} ({percent(confidence)} interval {bounds})"
 
 
 def rank_line(row: Place) -> str:
