@@ -121,8 +121,8 @@ def test_equal_models_do_not_differ() -> None:
 
 @pytest.mark.parametrize(("differing", "expected"), [(1, 1.0), (60, 1 / 102)])
 def test_blocks_hold_all_replicates(differing: int, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More replicates than fit a block, and a rest. An exchange of one example leaves the difference as large; of 60, all
-    to the advantage of one model, no exchange that 101 replicates find does."""
+    """More replicates than fit a block, and a rest. An exchange of one example leaves the difference as large; of 60,
+    all to the advantage of one model, no exchange that 101 replicates find does."""
     monkeypatch.setattr("harness.statistics.paired._BLOCK_ELEMENTS", 7 * differing)
     labels = np.zeros(60, dtype=np.int64)
     second = (np.arange(60) < differing).astype(np.int64)
