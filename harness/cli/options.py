@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,63 @@ class PhaseLimits(click.ParamType[dict[str, float]]):
                 self.fail(f"'{part}' names no phase; phases: {', '.join(PHASES)}", param, ctx)
             limits[phase] = Seconds().convert(amount, param, ctx)
         return limits
+
+
+GREATEST_WEIGHT = 1e6
+
+
+class Weights(click.ParamType[dict[str, float]]):
+    """`accuracy=.5,latency=-.5` -> {"accuracy": 0.5, "latency_median_ms": -0.5}; weights of 0 are left out.
+
+    The sign of a weight is the direction of its metric, so that nothing is rewarded by a slip. Raises InputError with
+    the nearest name for a metric that is not known.
+    """
+
+    name = "metric=weight"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
+        if isinstance(value, dict):
+            return value
+        weights: dict[str, float] = {}
+        for part in str(value).split(","):
+            given, _, amount = (piece.strip() for piece in part.partition("="))
+            name = self._metric(given, part, param, ctx)
+            if name in weights:
+                self.fail(f"'{given}' has two weights; give it one", param, ctx)
+            weights[name] = self._weight(name, given, amount, param, ctx)
+        weights = {name: weight for name, weight in weights.items() if weight != 0}
+        if not weights:
+            self.fail(f"'{value}' leaves nothing to rank by; give a metric a weight, such as accuracy=1", param, ctx)
+        return weights
+
+    def _metric(self, given: str, part: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from harness.metrics import CONFUSION_METRICS, PROBABILITY_METRICS, SPEED_METRICS, metric_named
+
+        if not given:
+            self.fail(f"'{part}' is no metric with a weight, such as accuracy=.3", param, ctx)
+        name = metric_named(given).name
+        if name not in (*CONFUSION_METRICS, *PROBABILITY_METRICS, *SPEED_METRICS):
+            self.fail(f"'{given}' is computed from others; give those the weights, such as accuracy=.3", param, ctx)
+        return name
+
+    def _weight(
+        self, name: str, given: str, amount: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        from harness.metrics import METRICS
+
+        try:
+            weight = float(amount)
+        except ValueError:
+            weight = math.nan
+        if not abs(weight) <= GREATEST_WEIGHT:
+            self.fail(f"'{given}={amount}' has no number for a weight, such as {given}=.3", param, ctx)
+        better = METRICS[name].higher_is_better
+        if weight and (weight > 0) != better:
+            words = "higher is better" if better else "lower is better"
+            self.fail(
+                f"'{given}={amount}' would reward the worse: of {given}, {words}; write {given}={-weight:g}", param, ctx
+            )
+        return weight
 
 
 executor_option = click.option(

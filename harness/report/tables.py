@@ -30,7 +30,7 @@ from harness.report.words import (
 )
 from harness.text import clean
 
-R = TypeVar("R", Row, OverallRow)
+R = TypeVar("R", bound=AnyRow)
 
 _NARROW = 100  # below this many columns, long names fold sooner
 _TIED = "┌└"
@@ -52,7 +52,9 @@ def as_table(board: Leaderboard, *, width: int, by: By = "dataset") -> Renderabl
         parts.append(Text())
     if board.overall and by == "dataset":
         parts += [Text("mean over datasets", style="bold"), Grid(_overall_columns(board.overall, width), width), Text()]
-    parts += [_footnote(meaning.mark, meaning.words) for meaning in mark_meanings(board, "" if by == "size" else _TIED)]
+    parts += [
+        _footnote(meaning.mark, meaning.words) for meaning in mark_meanings(board, _TIED if by == "dataset" else "")
+    ]
     parts += [_footnote(notes[flag], f"{flag}: {words}") for flag, words in flag_meanings(notes).items()]
     return Group(*parts)
 
@@ -65,23 +67,28 @@ def _footnote(mark: str, words: str) -> Text:
 
 
 def _columns(section: Section, notes: dict[str, str], width: int) -> list[Column]:
-    """Method, device and seeds matter only where they tell rows apart."""
     rows = section.rows
-    models = {row.model for row in rows}
-    several_methods = section.by == "method" or len({(row.model, row.method) for row in rows}) > len(models)
-    several_devices = len({(row.model, row.device) for row in rows}) > len(models)
     name = _name_column(rows, width)
-    apart = [
-        _column("Method", 0 if several_methods else 13, rows, lambda row: method_text(row.method)),
-        _column("Device", 0 if several_devices else 15, rows, lambda row: clean(row.device)),
-    ]
+    apart = _method_and_device(rows, always_method=section.by == "method")
     if section.by == "size":
         size = _column("Parameters", 0, rows, lambda row: parameters_text(row.parameters), right=True)
         per_size = _value_column("accuracy_per_million_parameters", 3, rows)
         first = [name, size, *apart, per_size, _rank_column(rows, [""] * len(rows), of_span=9)]
     else:
-        first = [_rank_column(rows, [mark for block in section.blocks for mark in _tie_marks(block)]), name, *apart]
+        ties = _tie_marks(rows) if section.by == "dataset" else [""] * len(rows)  # elsewhere others stand between them
+        first = [_rank_column(rows, ties), name, *apart]
     return _telling([*first, *_figure_columns(rows, notes)], rows)
+
+
+def _method_and_device(rows: Sequence[AnyRow], *, always_method: bool = False) -> list[Column]:
+    """They matter only where they tell rows apart."""
+    models = {row.model for row in rows}
+    several_methods = always_method or len({(row.model, row.method) for row in rows}) > len(models)
+    several_devices = len({(row.model, row.device) for row in rows}) > len(models)
+    return [
+        _column("Method", 0 if several_methods else 13, rows, lambda row: method_text(row.method)),
+        _column("Device", 0 if several_devices else 15, rows, lambda row: clean(row.device)),
+    ]
 
 
 def _figure_columns(rows: Sequence[Row], notes: dict[str, str]) -> list[Column]:
@@ -101,26 +108,24 @@ def _figure_columns(rows: Sequence[Row], notes: dict[str, str]) -> list[Column]:
 
 
 def _overall_columns(rows: Sequence[OverallRow], width: int) -> list[Column]:
-    alone = len(rows) == len({row.model for row in rows})
     columns = [
         _rank_column(rows, _tie_marks(rows)),
         _name_column(rows, width),
-        _column("Method", 7 if alone else 0, rows, lambda row: method_text(row.method)),
-        _column("Device", 8 if alone else 0, rows, lambda row: clean(row.device)),
+        *_method_and_device(rows),
         _interval_column("accuracy", 2, 2, rows),
         _p_best_column(rows),
         _interval_column("score", 4, 6, rows),
         _interval_column("f1", 4, 5, rows),
     ]
-    return [column for column in columns if column.says_something]
+    return _telling(columns, rows)
 
 
-def _telling(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
-    """Without those that say the same in every row, which the title says, or nothing in any."""
+def _telling(columns: Sequence[Column], rows: Sequence[AnyRow]) -> list[Column]:
+    """Without those that say the same in every row, which the title of a dataset says, or nothing in any."""
     values: dict[str, Set[object]] = {
         "Method": {method_text(row.method) for row in rows},
         "Device": {row.device for row in rows},
-        "Seeds": {row.seeds for row in rows},
+        "Seeds": {row.seeds for row in rows if isinstance(row, Row)},
     }
     shared = {heading for heading, found in values.items() if len(found) == 1}
     return [column for column in columns if column.heading not in shared and column.says_something]

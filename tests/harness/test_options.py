@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 import pytest
 
-from harness.cli.options import CommaList, IntList, MemorySize, Seconds
+from harness.cli.options import CommaList, IntList, MemorySize, Seconds, Weights
+from harness.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,45 @@ def test_lists() -> None:
     for kind, text in ((CommaList(), "a,,b"), (IntList(), "1,x"), (IntList(), "-1"), (IntList(), str(2**32))):
         with pytest.raises(click.BadParameter):
             kind.convert(text, None, None)
+
+
+def test_weights() -> None:
+    found = Weights().convert("accuracy=.3, F1 = 0.3,throughput=+.2,latency=-.2,memory=0", None, None)
+    assert found == {
+        "accuracy": 0.3, "f1": 0.3, "throughput_samples_per_sec": 0.2, "latency_median_ms": -0.2,
+    }  # fmt: skip
+    assert Weights().convert(found, None, None) is found
+    assert Weights().convert("accuracy=1e6,brier=-1", None, None) == {"accuracy": 1e6, "brier": -1.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no metric with a weight"),
+        ("accuracy=.3,", "no metric with a weight"),
+        ("=.3", "no metric with a weight"),
+        ("accuracy", "no number"),
+        ("accuracy=", "no number"),
+        ("accuracy=high", "no number"),
+        ("accuracy=nan", "no number"),
+        ("accuracy=inf", "no number"),
+        ("accuracy=1e7", "no number"),
+        ("accuracy=0", "leaves nothing to rank by"),
+        ("accuracy=0,latency=-0", "leaves nothing to rank by"),
+        ("accuracy=.3,accuracy=.2", "has two weights"),
+        ("latency=-.3,latency_p50=-.2", "has two weights"),
+        ("latency=.2", "lower is better; write latency=-0.2"),
+        ("accuracy=-.1", "higher is better; write accuracy=0.1"),
+        ("brier=1", "lower is better"),
+        ("score=1", "computed from others"),
+        ("accuracy_per_parameter=1", "computed from others"),
+    ],
+)
+def test_weights_that_are_none(text: str, words: str) -> None:
+    with pytest.raises(click.BadParameter, match=words):
+        Weights().convert(text, None, None)
+
+
+def test_a_metric_that_is_not_known_is_named_with_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"unknown metric 'latncy' \(did you mean 'latency'\?\)"):
+        Weights().convert("accuracy=.3,latncy=-.2", None, None)

@@ -96,6 +96,7 @@ def test_means_over_datasets() -> None:
     text = draw(board(row("a"), row("a", dataset="imdb"), overall=(overall("[/m]"),)), 80)
     assert "mean over datasets" in text
     assert "0.500 [0.478–0.521]" in line_of("[/m]", text)
+    assert "Device" not in text
 
 
 def test_speeds_that_are_level_are_shown_as_one_value() -> None:
@@ -196,6 +197,8 @@ def test_by_method_each_has_its_block_and_what_it_gains_stands_beneath() -> None
         in " ".join(text.split())
     )
     assert "mean over datasets" not in text
+    tied = draw(board(row("a", tie=1), row("b", rank=2, tie=1)), 80, "method")
+    assert "┌" not in tied and "Tied" not in tied, "members may stand in several blocks"
     assert "Method" in draw(board(*rows[1:3]), 40, "method"), "as what parts the rows it is always shown"
 
 
