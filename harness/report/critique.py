@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ def critique(material: Material) -> Html:
     parts = [
         _failures(material.failures, material.missing),
         _list("Reservations about rows", flag_remarks(material)),
-        _list("Warnings of cells", _grouped((one.cell, words) for one in results for words in one.warnings)),
+        _list("Warnings of cells", _alike((one.cell, words) for one in results for words in one.warnings)),
         _list("Disturbed windows of timing", _grouped(_disturbed(results))),
         _list("Not done as asked for", _grouped(_changed(results))),
         _list("Figures withheld", _grouped(_withheld(results))),
@@ -50,10 +51,10 @@ def flag_remarks(material: Material) -> tuple[Remark, ...]:
 
 def _disturbed(results: Sequence[Result]) -> Iterable[tuple[str, str]]:
     for result in results:
-        for window in result.timing.windows if result.timing else ():
-            if window.contaminated:
-                fate = "and counted, as none better was to be had" if window.counted else "and measured again"
-                yield result.cell, f"{'; '.join(window.reasons) or 'something else used the machine'}, {fate}"
+        windows = [one for one in result.timing.windows if one.contaminated] if result.timing else []
+        for counted, fate in ((True, "counted, as none better was to be had"), (False, "measured again")):
+            if number := sum(window.counted is counted for window in windows):
+                yield f"{result.cell} ({number})", f"Something else used the machine; {fate}. In brackets: how many."
 
 
 def _changed(results: Sequence[Result]) -> Iterable[tuple[str, str]]:
@@ -66,6 +67,23 @@ def _withheld(results: Sequence[Result]) -> Iterable[tuple[str, str]]:
     for result in results:
         for name, reason in result.reasons.items():
             yield result.cell, f"{METRICS[name].heading if name in METRICS else name}: {reason}"
+
+
+def _alike(found: Iterable[tuple[str, str]]) -> tuple[Remark, ...]:
+    """As `_grouped`; words that differ in numbers alone count as the same, with "…" for what differs."""
+    told = list(found)
+    versions: dict[str, set[str]] = defaultdict(set)
+    for _, words in told:
+        versions[_without_numbers(words)].add(words)
+    shapes = ((one, words, _without_numbers(words)) for one, words in told)
+    return _grouped((one, words if len(versions[shape]) == 1 else shape) for one, words, shape in shapes)
+
+
+def _without_numbers(words: str) -> str:
+    """Clauses that then are the same are said once."""
+    clauses = re.sub(r"\d+(?:[.,]\d+)*", "…", words).split("; ")
+    head, colon, first = clauses[0].rpartition(": ")
+    return f"{head}{colon}{'; '.join(dict.fromkeys([first, *clauses[1:]]))}"
 
 
 def _grouped(found: Iterable[tuple[str, str]]) -> tuple[Remark, ...]:

@@ -12,8 +12,9 @@ from harness.board import Leaderboard, Row
 from harness.compare import Significance, significance
 from harness.entries import CellRecord, Entry, entries_of
 from harness.errors import InputError
-from harness.evidence import Evidence, checked_result, gather
+from harness.evidence import Evidence, gather
 from harness.examples import probabilities, test_examples
+from harness.finished import checked_result
 from harness.leaderboard import ranked
 from harness.nps import Nps, nps_of
 from harness.record import CellEntry, RunRecord
@@ -43,12 +44,15 @@ def gather_material(folder: RunFolder) -> Material:
     each other, or a result changed while it was read."""
     run = folder.read_record()
     evidence = gather(folder)
-    standing = ranked(evidence)
-    found, no_nps = _nps(evidence)
+    with ThreadPoolExecutor(1) as beside:
+        scores = beside.submit(_nps, evidence)
+        standing = ranked(evidence)
+        sections = tuple(_sections(run, standing.board, evidence.records))
+        found, no_nps = scores.result()
     return Material(
         run=run,
         board=standing.board,
-        sections=tuple(_sections(run, standing.board, evidence.records)),
+        sections=sections,
         nps=found,
         no_nps=no_nps,
         failures=standing.failures,
@@ -182,6 +186,8 @@ def _texts(record: CellRecord) -> _Texts:
         found = test_examples(record, ("id", "text"))
     except InputError as error:
         return _Texts((), (), f"{error.message}; {error.hint}")
+    except ContractError as error:
+        return _Texts((), (), str(error))
     return _Texts(found["id"], found["text"])
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from harness.text import clean
 
-_VOID = frozenset({"input", "line", "meta", "path", "rect", "circle"})  # have no end tag, or none in SVG
+_VOID = frozenset({"input"})  # have no end tag
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 

@@ -25,8 +25,8 @@ class ReportCell:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Of one row's predictions, seeds pooled, in 15 equal bins of confidence: share of examples, their mean confidence and
-    accuracy, each (15,), NaN where a bin is empty; `ece` over the bins."""
+    """Of one row's predictions, seeds pooled, in 15 equal bins of confidence: share of examples, their mean confidence
+    and accuracy, each (15,), NaN where a bin is empty; `ece` over the bins."""
 
     share: FloatArray
     confidence: FloatArray

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.board import Figure
-from harness.nps import OVERALL, Nps, NpsLine
+from harness.nps import NPS_FLAGS, OVERALL, Nps, NpsLine
 from harness.report.html import Child, Html, joined, tag
 
-_HEADS = ("Branch", "By", "Reviews", "NPS", "Promoters", "Passives", "Detractors", "Error", "Accuracy")
+_HEADS = ("Branch", "By", "Reviews", "NPS", "Promoters", "Passives", "Detractors", "Error", "Accuracy", "Notes")
 
 
 def nps_tables(found: Sequence[Nps], missing: str | None) -> Html:
@@ -22,13 +22,20 @@ def _table(nps: Nps) -> Html:
     about = (
         f"A positive answer counts as a promoter from probability {nps.threshold:g} on, else as a passive; a negative "
         f"one as a detractor. At most {nps.sample:,} reviews of each branch, drawn with seed {nps.seed}. Errors are a "
-        f"model's score minus the actual one, on the same reviews; brackets hold {nps.confidence:.0%} intervals."
+        f"model's score minus the actual one, on the same reviews; brackets hold {100 * nps.confidence:g} % intervals."
     )
+    notes = tag("ul", *(tag("li", note) for note in nps.notes), class_="remarks") if nps.notes else None
     head = tag("tr", *(tag("th", tag("button", name, type="button"), scope="col") for name in _HEADS))
     caption = tag("caption", tag("span", nps.dataset, class_="name"))
     body = tag("tbody", *(_line(line) for line in nps.lines))
     table = tag("table", caption, tag("thead", head), body, class_="sortable", id=f"nps-{nps.fingerprint[:8]}")
-    return joined([tag("p", about), tag("div", table, class_="wide", tabindex=0, role="region", aria_label="NPS")])
+    return joined(
+        [
+            tag("p", about, class_="about"),
+            notes,
+            tag("div", table, class_="wide", tabindex=0, role="region", aria_label="NPS"),
+        ]
+    )
 
 
 def _line(line: NpsLine) -> Html:
@@ -45,6 +52,7 @@ def _line(line: NpsLine) -> Html:
         ),
         _number(line.error, 1, sign=True),
         _number(line.accuracy, 3),
+        tag("td", *(tag("abbr", one.replace("_", " "), title=NPS_FLAGS[one], class_="flag") for one in line.flags)),
     ]
     return tag("tr", *cells, class_=None if line.model else "first")
 

@@ -12,16 +12,16 @@ from functools import cache
 from importlib import resources
 from itertools import groupby
 
+from harness.report.charts.scene import NPS as NPS_GROUP
 from harness.report.critique import critique
 from harness.report.html import Child, Html, data_block, joined, tag, whole_text
 from harness.report.material import Chart, Material, Section
 from harness.report.nps_section import nps_tables
 from harness.report.provenance import methodology, provenance
-from harness.report.standings import section_title, standings
+from harness.report.standings import flag_marks, section_title, standings
 from harness.report.verdict import Verdict, verdicts
 from runner.contract import slug
 
-NPS_GROUP = "NPS"  # the charts of this group stand beside the tables
 _HEIGHT = 440  # px, of a chart that does not say
 _SURE = {"clear": "clear", "likely": "likely", "open": "undecided", "none": "not comparable"}
 
@@ -86,12 +86,12 @@ def _asset(name: str) -> str:
 
 def _parts(material: Material, charts: Sequence[Chart]) -> list[_Part]:
     groups = {group: list(ones) for group, ones in groupby(sorted_by_group(charts), key=lambda chart: chart.group)}
-    of_nps = groups.pop(NPS_GROUP, [])
+    of_nps = groups.pop(NPS_GROUP, [])  # they stand beside the tables
     drawn = [_Part(f"charts-{slug(group)}", group, _figures(ones)) for group, ones in groups.items()]
     return [
         _Part("leaderboard", "Leaderboard", _leaderboard(material)),
         *drawn,
-        _Part("nps", "Net Promoter Score", joined([nps_tables(material.nps, material.no_nps), _figures(of_nps)])),
+        _Part("nps", NPS_GROUP, joined([nps_tables(material.nps, material.no_nps), _figures(of_nps)])),
         _Part("disagreements", "Where models differ", _browser(material)),
         _Part("critique", "What speaks against these numbers", critique(material)),
         _Part("methodology", "Methodology", methodology(material.board)),
@@ -125,15 +125,18 @@ def _headline(verdict: Verdict) -> Html:
     names = joined(_between([tag("strong", name) for name in verdict.winners]))
     verb = "share the first place" if many else "comes first"
     said = tag("p", names, f" {verb} {verdict.scope}.", class_="lead")
-    rest = " ".join(one for one in verdict.sentences if one)
-    return joined([said, tag("p", _badge(verdict), rest, class_="sure")])
+    return joined([said, tag("p", _badge(verdict), " ".join(verdict.sentences), class_="sure"), _marks(verdict)])
 
 
 def _card(verdict: Verdict) -> Html:
     names = joined(_between([tag("strong", name) for name in verdict.winners])) or "–"
-    rest = " ".join(one for one in verdict.sentences if one)
     head = tag("h3", verdict.scope.removeprefix("on "), _badge(verdict))
-    return tag("article", head, tag("p", names, class_="winner"), tag("p", rest), class_="card")
+    said = tag("p", " ".join(verdict.sentences))
+    return tag("article", head, tag("p", names, class_="winner"), said, _marks(verdict), class_="card")
+
+
+def _marks(verdict: Verdict) -> Html:
+    return tag("p", "Reservations: ", flag_marks(verdict.flags), class_="marks") if verdict.flags else Html("")
 
 
 def _badge(verdict: Verdict) -> Html:

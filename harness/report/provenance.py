@@ -25,7 +25,7 @@ _NORMALISERS = {
 
 def methodology(board: Leaderboard) -> Html:
     """What each kind of figure means; the numbers in it are those of this board."""
-    percent = f"{board.confidence:.0%}"
+    percent = f"{100 * board.confidence:g} %"
     entries = {
         "Cell": "One model on one dataset by one method with one seed, in a process or container of its own. Figures "
         "are means over seeds.",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.board import FLAG_MEANINGS, Figure, Leaderboard, OverallRow, Row
+from harness.board import FLAG_MEANINGS, Figure, Leaderboard, Row
 from harness.metrics import METRICS, MISSING, format_interval, format_value
 from harness.report.html import Child, Html, joined, tag
 from harness.report.labels import RowKey, labels_of, row_key
 from harness.report.material import Material, Section
-
-AnyRow = Row | OverallRow
+from harness.report.words import LEVEL, ON_FRONT, AnyRow, p_best_text, parameters_text
 
 _INTERVALS = ("accuracy", "f1")
 _VALUES = (
@@ -23,7 +22,7 @@ _VALUES = (
     "training_time_hours",
 )
 _BAR_WIDTH = 84  # px
-_ON_FRONT = "on the Pareto front: no other is at least as good in F1, p95 latency and peak memory, and better in one"
+_ON_FRONT = "On the Pareto front: no other is at least as good in F1, p95 latency and peak memory, and better in one"
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class _Column:
     cell: Callable[[AnyRow], _Cell]
     numeric: bool = True
     falling: bool = False
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def _table(identifier: str, title: str, facts: str, rows: Sequence[AnyRow], labe
 
 
 def _head(column: _Column) -> Html:
-    button = tag("button", column.heading, type="button", title=column.title or None)
+    unit = tag("small", column.unit) if column.unit else None
+    button = tag("button", column.heading, unit, type="button", title=column.title or None)
     first = "descending" if column.falling else None
     return tag("th", button, scope="col", class_="n" if column.numeric else None, data_first=first)
 
@@ -123,11 +124,10 @@ def _columns(rows: Sequence[AnyRow], labels: Mapping[RowKey, str]) -> list[_Colu
     """Those in which any row has something."""
     extent = _extent(rows)
     columns = [
-        _Column("#", "Rank: 1 is best; equal scores share the lower", _rank),
-        _Column("Rank interval", "Holds the true rank with 95 % confidence", _rank_interval),
-        _Column("Model", f"◆ {_ON_FRONT}", lambda row: _model(row, labels), numeric=False),
+        _Column("Rank", "1 is best; beside it the interval that holds the true rank", _rank),
+        _Column("Model", f"{ON_FRONT} {_ON_FRONT.lower()}", lambda row: _model(row, labels), numeric=False),
         _Column("Tie", "Tie group: models that the data do not tell apart from the best of the group", _tie),
-        _Column("Best", "Share of resamples in which it is the best", _p_best, falling=True),
+        _Column("P(best)", "Share of resamples in which it is the best", _p_best, falling=True),
         _Column("Score", "Weighted sum of normalised columns, with its interval",
                 lambda row: _score(row, extent), falling=True),
         *(_interval_column(name) for name in _INTERVALS),
@@ -140,19 +140,15 @@ def _columns(rows: Sequence[AnyRow], labels: Mapping[RowKey, str]) -> list[_Colu
 
 
 def _rank(row: AnyRow) -> _Cell:
-    return _Cell(MISSING if row.rank is None else row.rank, row.rank)
-
-
-def _rank_interval(row: AnyRow) -> _Cell:
-    if row.rank_low is None or row.rank_high is None:
-        return _Cell(MISSING, None)
-    return _Cell(f"{row.rank_low}–{row.rank_high}", row.rank_low + row.rank_high / 1e6)
+    if row.rank is None or row.rank_low is None or row.rank_high is None:
+        return _Cell(MISSING if row.rank is None else row.rank, row.rank)
+    return _Cell(joined([row.rank, " ", tag("small", f"{row.rank_low}–{row.rank_high}")]), row.rank)
 
 
 def _model(row: AnyRow, labels: Mapping[RowKey, str]) -> _Cell:
     label = labels[row_key(row)]
     front = isinstance(row, Row) and row.pareto
-    mark = tag("abbr", "◆", title=_ON_FRONT, class_="front")
+    mark = tag("abbr", ON_FRONT, title=_ON_FRONT, class_="front")
     return _Cell(joined([label, " ", mark]) if front else label, label.lower())
 
 
@@ -163,8 +159,7 @@ def _tie(row: AnyRow) -> _Cell:
 def _p_best(row: AnyRow) -> _Cell:
     if row.p_best is None:
         return _Cell(MISSING, None)
-    text = "< 1 %" if 0 < row.p_best < 0.01 else f"{100 * row.p_best:.0f} %"
-    return _Cell(text, row.p_best)
+    return _Cell(p_best_text(row.p_best), row.p_best)
 
 
 def _score(row: AnyRow, extent: _Extent | None) -> _Cell:
@@ -180,7 +175,7 @@ def _interval_column(name: str) -> _Column:
         figure = row.metrics.get(name)
         return _Cell(_figure(name, figure), figure.value) if figure else _Cell(MISSING, None)
 
-    return _Column(METRICS[name].heading, "Mean over seeds, with its interval", cell, falling=True)
+    return _Column(METRICS[name].title, "Mean over seeds, with its interval", cell, falling=True)
 
 
 def _value_column(name: str) -> _Column:
@@ -189,19 +184,21 @@ def _value_column(name: str) -> _Column:
         if figure is None or figure.value is None:
             return _Cell(tag("abbr", MISSING, title=figure.reason) if figure and figure.reason else MISSING, None)
         value = figure.value if figure.level is None else figure.level
-        text = format_value(name, value) if figure.level is None else f"≈{format_value(name, value)}"
+        text = format_value(name, value) if figure.level is None else f"{LEVEL}{format_value(name, value)}"
         if figure.low is None or figure.high is None:
             return _Cell(text, value)
         interval = f"{format_interval(name, figure.value, figure.low, figure.high)} {METRICS[name].unit}"
         return _Cell(tag("span", text, title=interval), value)
 
-    title = "Mean over seeds; point at a figure for its interval"
-    return _Column(METRICS[name].heading, title, cell, falling=METRICS[name].higher_is_better)
+    title, metric = "Mean over seeds; point at a figure for its interval", METRICS[name]
+    return _Column(
+        metric.title.removeprefix("Latency "), title, cell, falling=metric.higher_is_better, unit=metric.unit
+    )
 
 
 def _parameters(row: AnyRow) -> _Cell:
     count = row.parameters if isinstance(row, Row) else None
-    return _Cell(MISSING if count is None else _short(count), count)
+    return _Cell(parameters_text(count), count)
 
 
 def _seeds(row: AnyRow) -> _Cell:
@@ -213,8 +210,12 @@ def _seeds(row: AnyRow) -> _Cell:
 
 def _flags(row: AnyRow) -> _Cell:
     flags = row.flags if isinstance(row, Row) else ()
-    marks = [tag("abbr", flag.replace("_", " "), title=FLAG_MEANINGS[flag], class_="flag") for flag in flags]
-    return _Cell(joined(marks), len(flags) if flags else None)
+    return _Cell(flag_marks(flags), len(flags) if flags else None)
+
+
+def flag_marks(flags: Iterable[str]) -> Html:
+    """Point at one for its meaning."""
+    return joined(tag("abbr", flag.replace("_", " "), title=FLAG_MEANINGS[flag], class_="flag") for flag in flags)
 
 
 # --- drawing ------------------------------------------------------------------------------------
@@ -223,14 +224,15 @@ def _flags(row: AnyRow) -> _Cell:
 def _figure(name: str, figure: Figure) -> Html:
     """The value, and its interval in smaller type; "≈" where the machine's noise does not part it from others."""
     if figure.level is not None:
-        return joined([f"≈{format_value(name, figure.level)}"])
+        return joined([f"{LEVEL}{format_value(name, figure.level)}"])
     value = format_value(name, figure.value)
     if value == MISSING:
         return tag("abbr", MISSING, title=figure.reason)
     if figure.low is None or figure.high is None:
         return joined([value])
     low, high = format_value(name, figure.low), format_value(name, figure.high)
-    return joined([value, " ", tag("small", f"{low}–{high}")])
+    between = " to " if figure.low < 0 else "–"  # no dash before a minus
+    return joined([value, " ", tag("small", f"{low}{between}{high}")])
 
 
 def _extent(rows: Sequence[AnyRow]) -> _Extent | None:
@@ -251,14 +253,6 @@ def _bar(figure: Figure, extent: _Extent) -> Html:
     return tag("svg", line, dot, width=_BAR_WIDTH, height=14, aria_hidden="true", class_="bar")
 
 
-def _short(count: int) -> str:
-    """22.7 M."""
-    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return str(count)
-
-
 def _legend(board: Leaderboard) -> Html:
     flags = sorted({flag for row in board.rows for flag in row.flags})
     entries: list[Child] = []
@@ -266,10 +260,7 @@ def _legend(board: Leaderboard) -> Html:
         entries += [tag("dt", flag.replace("_", " ")), tag("dd", FLAG_MEANINGS[flag])]
     if any(figure.level is not None for row in board.rows for figure in row.metrics.values()):
         level = "Equal but for the noise of this machine: shown and scored as one value."
-        entries += [tag("dt", "≈"), tag("dd", level)]
+        entries += [tag("dt", LEVEL), tag("dd", level)]
     if any(row.pareto for row in board.rows):
-        front = (
-            "On the Pareto front: no other is at least as good in F1, p95 latency and peak memory, and better in one."
-        )
-        entries += [tag("dt", "◆"), tag("dd", front)]
+        entries += [tag("dt", ON_FRONT), tag("dd", f"{_ON_FRONT}.")]
     return tag("dl", *entries, class_="legend") if entries else Html("")

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.board import Leaderboard, OverallRow, Row
+from harness.board import Leaderboard, Row
 from harness.metrics import format_interval
 from harness.report.labels import RowKey, labels_of, row_key
+from harness.report.words import AnyRow, p_best_text
 
-_AnyRow = Row | OverallRow
 Sureness = Literal["clear", "likely", "open", "none"]
 
 _LIKELY = 0.8  # of the resamples that the best must win to be called likely
@@ -19,12 +19,14 @@ _NAMED = 4  # of a tie group; the others are counted
 
 @dataclass(frozen=True)
 class Verdict:
-    """On one dataset, or over all. `winners`: labels of those that stand first. `sentences`: how sure that is."""
+    """On one dataset, or over all. `winners`: labels of those that stand first. `sentences`: how sure that is. `flags`:
+    of the winners' rows, over all on any dataset."""
 
     scope: str
     winners: tuple[str, ...]
     sureness: Sureness
     sentences: tuple[str, ...]
+    flags: tuple[str, ...] = ()
 
 
 def verdicts(board: Leaderboard) -> tuple[Verdict, ...]:
@@ -49,20 +51,28 @@ def _groups(board: Leaderboard) -> dict[str, list[Row]]:
     }
 
 
-def _verdict(scope: str, rows: Sequence[_AnyRow], labels: Mapping[RowKey, str], board: Leaderboard) -> Verdict:
+def _verdict(scope: str, rows: Sequence[AnyRow], labels: Mapping[RowKey, str], board: Leaderboard) -> Verdict:
     first = [row for row in rows if row.rank == 1]
     if not first:
         return Verdict(scope, (), "none", ("No model is ranked: there are no predictions to rank by.",))
     names = tuple(labels[row_key(row)] for row in first)
     if len(rows) == 1:
-        return Verdict(scope, names, "none", ("It is the only model, so there is nothing to compare it with.",))
+        only = "It is the only model, so there is nothing to compare it with."
+        return Verdict(scope, names, "none", (only,), _flags(first, board))
     best = first[0]
     tied = [labels[row_key(row)] for row in rows if row.tie == best.tie and best.tie is not None and row not in first]
     sureness = _sureness(best, tied, len(first))
-    return Verdict(scope, names, sureness, (*_standing(best, first, board), _tie_sentence(first, tied)))
+    sentences = (*_standing(best, first, board), _tie_sentence(first, tied), _quality_sentence(rows, first, labels))
+    return Verdict(scope, names, sureness, tuple(filter(None, sentences)), _flags(first, board))
 
 
-def _sureness(best: _AnyRow, tied: Sequence[str], first: int) -> Sureness:
+def _flags(first: Sequence[AnyRow], board: Leaderboard) -> tuple[str, ...]:
+    keys = {row_key(row) for row in first}
+    rows = [row for row in first if isinstance(row, Row)] or [row for row in board.rows if row_key(row) in keys]
+    return tuple(sorted({flag for row in rows for flag in row.flags}))
+
+
+def _sureness(best: AnyRow, tied: Sequence[str], first: int) -> Sureness:
     if first > 1:
         return "open"
     if not tied and best.rank_high == 1:
@@ -70,7 +80,7 @@ def _sureness(best: _AnyRow, tied: Sequence[str], first: int) -> Sureness:
     return "likely" if best.p_best is not None and best.p_best >= _LIKELY else "open"
 
 
-def _standing(best: _AnyRow, first: Sequence[_AnyRow], board: Leaderboard) -> tuple[str, ...]:
+def _standing(best: AnyRow, first: Sequence[AnyRow], board: Leaderboard) -> tuple[str, ...]:
     score = best.metrics["score"]
     sentences = []
     if len(first) == 1:
@@ -78,9 +88,9 @@ def _standing(best: _AnyRow, first: Sequence[_AnyRow], board: Leaderboard) -> tu
     else:
         sentences.append(f"{len(first)} models share the first place.")
     if len(first) == 1 and best.p_best is not None:
-        sentences.append(f"It is the best in {best.p_best:.0%} of {board.replicates:,} resamples.")
+        sentences.append(f"It is the best in {p_best_text(best.p_best)} of {board.replicates:,} resamples.")
     if len(first) == 1 and best.rank_low is not None and best.rank_high is not None:
-        sentences.append(f"{_rank_words(best.rank_low, best.rank_high)} with {board.confidence:.0%} confidence.")
+        sentences.append(f"{_rank_words(best.rank_low, best.rank_high)} with {100 * board.confidence:g} % confidence.")
     return tuple(sentences)
 
 
@@ -88,7 +98,7 @@ def _rank_words(low: int, high: int) -> str:
     return f"Its true rank is {low}" if low == high else f"Its true rank lies between {low} and {high}"
 
 
-def _tie_sentence(first: Sequence[_AnyRow], tied: Sequence[str]) -> str:
+def _tie_sentence(first: Sequence[AnyRow], tied: Sequence[str]) -> str:
     if not tied:
         return "" if len(first) > 1 else "The data tell it apart from every other model."
     who = "them" if len(first) > 1 else "it"
@@ -97,6 +107,16 @@ def _tie_sentence(first: Sequence[_AnyRow], tied: Sequence[str]) -> str:
         shown.append(f"{len(tied) - _NAMED} more")
     words = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
     return f"The data do not tell {who} apart from {words}."
+
+
+def _quality_sentence(rows: Sequence[AnyRow], first: Sequence[AnyRow], labels: Mapping[RowKey, str]) -> str:
+    """Who leads in F1, where that is another: the score weighs speed, too."""
+    known = [(value, row) for row in rows if (value := row.metrics["f1"].value) is not None]
+    value, leader = max(known, key=lambda one: one[0], default=(None, None))
+    if value is None or leader is None or any(row.metrics["f1"].value == value for row in first):
+        return ""
+    figure = leader.metrics["f1"]
+    return f"In F1 alone {labels[row_key(leader)]} leads: {format_interval('f1', value, figure.low, figure.high)}."
 
 
 def _count(number: int, noun: str) -> str:

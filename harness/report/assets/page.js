@@ -187,9 +187,10 @@
     const section = sections[Number(choice("dataset").value)];
     const found = matching(section);
     choice("list").replaceChildren(...found.slice(0, limit).map((text) => textItem(section, text)));
+    const all = section.total.toLocaleString("en");
     const kept = section.texts.length < section.total
-      ? `The ${section.texts.length} texts on which models are most divided, of ${section.total.toLocaleString("en")}`
-      : `All ${section.total.toLocaleString("en")} texts on which models differ`;
+      ? `${section.texts.length} of the ${all} texts on which models differ: those on which they are most divided`
+      : section.total === 1 ? "The one text on which models differ" : `All ${all} texts on which models differ`;
     const of = found.length < section.texts.length ? `; ${found.length} of them match` : "";
     choice("count").textContent = `${kept}${of}. Answers are those of the first seed.`;
     choice("more").hidden = found.length <= limit;

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import gzip
+import hashlib
+import re
+from html.parser import HTMLParser
+
+import msgspec
+import pytest
+
+from harness.report.html import Html, data_block, joined, lines, tag
+from harness.report.material import Chart, Disagreement, Material
+from harness.report.page import plotly_source, render
+from harness.report.verdict import verdicts
+from tests.harness.report_material import material
+
+ALERT = "<script>alert(1)</script>"
+CHART = Chart(
+    id="one",
+    title=f"T {ALERT}",
+    group="Trade-offs",
+    note="Note & more",
+    figure={"data": [{"type": "scatter", "x": [1, 2], "y": [3, 4], "name": ALERT}], "layout": {"height": 300}},
+)
+
+
+class Seen(HTMLParser):
+    """The text, tags, ids and scripts of a page, as a browser would take them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text, self.tags, self.ids = "", [], []
+        self.scripts: list[str] = []
+        self.data: dict[str, str] = {}
+        self._script: dict[str, str | None] | None = None
+        self.feed(page)
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        self.tags.append(name)
+        self.ids += [given["id"]] if given.get("id") else []
+        if name == "script":
+            self._script = given
+
+    def handle_endtag(self, name: str) -> None:
+        self._script = None if name == "script" else self._script
+
+    def handle_data(self, data: str) -> None:
+        if self._script is None:
+            self.text += data
+        elif "type" in self._script:
+            self.data[str(self._script["id"])] = data
+        else:
+            self.scripts.append(data)
+
+
+def hostile() -> Material:
+    """Every name and text that comes from outside is a script."""
+    given = material()
+    first, *others = given.sections
+    rows = tuple(dataclasses.replace(row, label=f"{ALERT}{place}") for place, row in enumerate(first.rows))
+    answers = {row.label: given.sections[0].label_names[place % 2] for place, row in enumerate(rows)}
+    text = Disagreement(id=ALERT, text=f"{ALERT}\nnext \ud800 line", label=first.label_names[0], answers=answers)
+    section = dataclasses.replace(first, rows=rows, disagreements=(text,), disagreements_total=1, dataset=ALERT)
+    board = given.board
+    named = tuple(msgspec.structs.replace(row, model=f"{ALERT}{row.model}") for row in board.rows)
+    failures = tuple(msgspec.structs.replace(one, message=ALERT, hint=ALERT, cell=ALERT) for one in given.failures)
+    run = msgspec.structs.replace(given.run, name=ALERT, suites=({"name": ALERT, "note": ALERT},))
+    return dataclasses.replace(
+        given,
+        run=run,
+        board=msgspec.structs.replace(board, rows=named),
+        sections=(section, *others),
+        failures=failures,
+        no_nps=ALERT,
+        nps=tuple(msgspec.structs.replace(one, dataset=ALERT) for one in given.nps),
+    )
+
+
+def seen(given: Material, *charts: Chart) -> Seen:
+    return Seen(render(given, charts).decode())
+
+
+def test_text_is_escaped_and_markup_is_not() -> None:
+    made = tag("p", "a < b", tag("b", "c & d"), data_x='"', hidden=True, class_=None, open=False)
+    assert made == '<p data-x="&quot;" hidden>a &lt; b<b>c &amp; d</b></p>'
+    assert isinstance(joined(["<", Html("<br>")]), Html)
+    assert joined(["<", Html("<br>"), None, 3]) == "&lt;<br>3"
+    assert lines("a<\nb\u202ec") == "a&lt;<br>b�c"
+
+
+def test_data_cannot_end_its_block() -> None:
+    block = data_block("x", {"a": "</script><!-- <script>", "b": float("nan")})
+    assert block.count("</script>") == 1
+    [data] = Seen(block).data.values()
+    assert msgspec.json.decode(data) == {"a": "</script><!-- <script>", "b": None}
+
+
+def test_nothing_from_outside_becomes_markup() -> None:
+    page = seen(hostile(), CHART)
+    assert len(page.scripts) == 1  # the page's own
+    assert "alert" not in page.scripts[0]
+    shown = page.text.count(ALERT)
+    assert shown > 20, shown
+    assert "alert(1)" not in page.text.replace(ALERT, "")
+    [text] = msgspec.json.decode(page.data["differ-data"])[0]["texts"]
+    assert text["text"] == f"{ALERT}\nnext � line"
+    assert msgspec.json.decode(page.data["figure-one"]) == CHART.figure
+
+
+def test_only_the_pages_own_scripts_may_run_and_nothing_is_asked_for() -> None:
+    text = render(material(), [CHART]).decode()
+    page = Seen(text)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy is not None
+    rules = dict(rule.strip().split(" ", 1) for rule in policy[1].replace("&#x27;", "'").split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data: blob:"
+    scripts = (page.scripts[0].encode(), plotly_source().encode())
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(one).digest()).decode()}'" for one in scripts]
+    assert rules["script-src"].split() == hashes
+    assert gzip.decompress(base64.b64decode(page.data["plotly"])).decode() == plotly_source()
+    assert not {"link", "img", "iframe", "object", "embed", "base"} & set(page.tags)
+    assert not re.search(r"<[^>]*\s(?:src|srcset|action|on\w+)=", text[: text.index('id="plotly"')])
+
+
+def test_ids_are_unique_and_the_contents_lead_somewhere() -> None:
+    text = render(material(), [CHART, dataclasses.replace(CHART, id="two", group="Quality")]).decode()
+    page = Seen(text)
+    assert sorted(page.ids) == sorted(set(page.ids))
+    targets = re.findall(r'<li><a href="#([^"]+)"', text)
+    assert {"leaderboard", "charts-trade-offs", "charts-quality", "disagreements", "provenance"} <= set(targets)
+    assert set(targets) <= set(page.ids)
+
+
+def test_a_run_without_a_finished_cell_has_a_page() -> None:
+    empty = msgspec.structs.replace(material().board, rows=(), overall=(), scaling=(), contrasts=())
+    given = material(sections=(), nps=(), no_nps="no dataset has ratings", board=empty)
+    page = seen(given)
+    assert "No cell has finished yet" in page.text
+    assert "no dataset has ratings" in page.text
+    assert "no room" in page.text  # the failure
+    assert "leaderboard" not in page.ids
+
+
+def test_the_figures_of_the_board_are_on_the_page() -> None:
+    given = material()
+    page = seen(given)
+    row = given.sections[0].rows[0].row
+    assert f"{row.rank_low}–{row.rank_high}" in page.text
+    score = row.metrics["score"]
+    assert f"{score.value:.3f} {score.low:.3f}–{score.high:.3f}" in page.text
+    for sha256 in {cell.result.provenance.dataset_fingerprint for cell in given.sections[0].rows[0].cells}:
+        assert sha256 in page.text
+    assert given.sections[1].fingerprint in page.text
+
+
+# --- the verdict ----------------------------------------------------------------------------------
+
+
+def places(**changes: object) -> Material:
+    """The first row of the first dataset has these places."""
+    given = material(datasets=("sst2",))
+    first, *others = given.board.rows
+    rows = (msgspec.structs.replace(first, **changes), *others)
+    return dataclasses.replace(given, board=msgspec.structs.replace(given.board, rows=rows, overall=()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sureness", "words"),
+    [
+        ({"tie": 9, "rank_high": 1, "p_best": 0.999}, "clear", "The data tell it apart from every other model."),
+        ({"tie": 1, "rank_high": 2, "p_best": 0.9}, "likely", "The data do not tell it apart from DistilBERT."),
+        ({"tie": 1, "rank_high": 2, "p_best": 0.5}, "open", "It is the best in 50 % of 2,000 resamples."),
+        ({"tie": 9, "rank_high": 3, "p_best": 0.5}, "open", "Its true rank lies between 1 and 3 with 95 % confidence."),
+        ({"tie": 1, "rank_high": 1, "p_best": 1.0}, "likely", "Its true rank is 1 with 95 % confidence."),
+    ],
+)
+def test_how_sure_the_verdict_is(changes: dict[str, object], sureness: str, words: str) -> None:
+    [verdict] = verdicts(places(rank=1, rank_low=1, **changes).board)
+    assert (verdict.scope, verdict.sureness) == ("on sst2", sureness)
+    assert words in verdict.sentences
+
+
+def test_equal_firsts_are_undecided() -> None:
+    given = places(rank=1)
+    rows = [msgspec.structs.replace(row, rank=1, tie=1) for row in given.board.rows[:2]]
+    board = msgspec.structs.replace(given.board, rows=(*rows, *given.board.rows[2:]))
+    [verdict] = verdicts(board)
+    assert (len(verdict.winners), verdict.sureness) == (2, "open")
+    assert verdict.sentences[0] == "2 models share the first place."
+
+
+def test_the_verdict_names_who_leads_in_quality_and_what_is_against_the_winner() -> None:
+    given = places(rank=1, flags=("at_chance", "one_seed"))
+    first, second, *others = given.board.rows
+    better = msgspec.structs.replace(second, metrics=second.metrics | {"f1": first.metrics["f1"]})
+    worse = msgspec.structs.replace(first, metrics=first.metrics | {"f1": others[-1].metrics["f1"]})
+    [verdict] = verdicts(msgspec.structs.replace(given.board, rows=(worse, better, *others)))
+    assert verdict.sentences[-1].startswith("In F1 alone DistilBERT leads: 0.")
+    assert verdict.flags == ("at_chance", "one_seed")
+
+
+def test_no_verdict_without_ranks_or_rivals() -> None:
+    given = places()
+    unranked = [msgspec.structs.replace(row, rank=None) for row in given.board.rows]
+    [none] = verdicts(msgspec.structs.replace(given.board, rows=tuple(unranked)))
+    [only] = verdicts(msgspec.structs.replace(given.board, rows=given.board.rows[:1]))
+    assert (none.winners, none.sureness) == ((), "none")
+    assert (only.winners, only.sureness) == (("Qwen3-0.6B",), "none")
+    assert "nothing to compare" in only.sentences[0]
