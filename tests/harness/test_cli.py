@@ -249,15 +249,12 @@ def test_json_lines_end_with_run_finished_where_no_run_began(
 
 
 def test_schema_of_the_leaderboard_names_what_a_row_holds(capsys: pytest.CaptureFixture[str]) -> None:
-    from harness.board import Figure, Leaderboard, Row, to_builtins
+    from harness.board import Figure, to_builtins
     from harness.metrics import METRICS
+    from tests.harness.report.boards import board, row
 
-    figure = Figure(value=1.0, low=None, high=None)
-    row = Row(
-        model="m", dataset="d", fingerprint="f", method="lora", device="cpu", seeds=(1,), test_rows=1, rank=1, flags=(),
-        metrics=dict.fromkeys(METRICS, figure),
-    )  # fmt: skip
-    [written] = to_builtins(Leaderboard(confidence=0.95, replicates=1, weights={}, rows=(row,)))["rows"]
+    figures = dict.fromkeys(METRICS, Figure(value=1.0, low=None, high=None))
+    [written] = to_builtins(board(row("m", metrics=figures)))["rows"]
     assert main(["schema", "leaderboard"]) == 0
     described = json.loads(capsys.readouterr().out)["$defs"]["Row"]
     assert set(written) == set(described["properties"]) == set(described["required"])
