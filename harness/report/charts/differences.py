@@ -63,9 +63,12 @@ def significances(scene: Scene) -> Iterator[Chart]:
         note = (
             "Accuracy of the line's model minus that of the column's, in percentage points: blue where the line's is "
             f"better. Stars: p < 0.05, 0.01, 0.001, Holm-corrected over all {len(rows) * (len(rows) - 1) // 2} pairs. "
-            "Without a star the data do not tell the two apart; a difference below "
-            f"{100 * pairs.detectable:.1f} points would be missed more often than one time in five."
+            "Without a star the data do not tell the two apart."
         )
+        if 100 * pairs.detectable >= 0.05:  # less: most pairs answer alike
+            note += (
+                f" A true difference below {100 * pairs.detectable:.1f} points is missed more than one time in five."
+            )
         note = with_cautions(note, [one.row for one in rows], QUALITY_FLAGS)
         figure = _significance_figure([one.label for one in rows], pairs)
         yield chart(f"significance-{part.slug}", f"Who beats whom · {part.title}", DIFFERENCES, note, figure)
@@ -213,7 +216,7 @@ def scaling(scene: Scene) -> Iterator[Chart]:
         part.slug: [one.row for one in part.rows if one.row.parameters and metric(one.row, "accuracy")]
         for part in scene.parts
     }
-    parts = [part for part in scene.parts if len({row.parameters for row in sized[part.slug]}) > 1]
+    parts = [part for part in scene.parts if len({row.model for row in sized[part.slug]}) > 1]
     if not parts:
         return
     columns = min(3, len(parts))
@@ -231,7 +234,7 @@ def scaling(scene: Scene) -> Iterator[Chart]:
     for slot, part in zip(slots, parts, strict=True):
         rows = sized[part.slug]
         sizes = [row.parameters for row in rows]
-        x = log_axis("parameters", sizes, domain=slot.x, anchor=f"y{slot.suffix}")
+        x = log_axis("parameters", sizes, most_ticks=5, domain=slot.x, anchor=f"y{slot.suffix}")
         layout[f"xaxis{slot.suffix}"] = x
         title = "accuracy (share)" if slot.column == 0 else ""
         layout[f"yaxis{slot.suffix}"] = axis(title, domain=slot.y, anchor=f"x{slot.suffix}")
@@ -242,14 +245,13 @@ def scaling(scene: Scene) -> Iterator[Chart]:
 
 
 def _scaling_note(scene: Scene) -> str:
-    note = "Lines are least squares on the logarithm of the size, one a method with three or more sizes."
-    slopes = [one.slope for one in scene.board.scaling if one.slope.value is not None]
-    if slopes:
-        note += (
-            " They hold for the models at hand: which models these are decides more than their number of parameters, "
-            "and the intervals in the hover text know of test examples and seeds alone."
-        )
-    return note
+    if not any(one.slope.value is not None for one in scene.board.scaling):
+        return "Too few sizes for a fitted line: it takes three models of one method."
+    return (
+        "Lines are least squares on the logarithm of the size, one for each method with three or more models. They "
+        "hold for the models at hand: which these are decides more than their number of parameters, and the intervals "
+        "in the hover text know of test examples and seeds alone."
+    )
 
 
 def _sized_dots(scene: Scene, rows: Sequence[Row]) -> Json:

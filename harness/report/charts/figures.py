@@ -83,17 +83,39 @@ def axis(title: str, **changes: Any) -> Json:
     return {"title": {"text": title, "standoff": 8}, "automargin": True, "zeroline": False, **changes}
 
 
-def log_axis(title: str, values: Iterable[float | None], **changes: Any) -> Json:
-    """Ticks at 1, 2, 5, 10 ..., over many decades at powers of ten; Plotly's own read 2, 5, 10, 2, 5."""
+def span_of(values: Iterable[float | None], least: float = 0.0) -> list[float | None]:
+    """A range around the values with a margin, `least` wide: equal values are not magnified."""
+    known = [value for value in values if value is not None and math.isfinite(value)] or [0.0, 1.0]
+    middle, half = (min(known) + max(known)) / 2, max((max(known) - min(known)) / 2, least / 2)
+    return numbers([middle - 1.08 * half, middle + 1.08 * half])
+
+
+def log_axis(title: str, values: Iterable[float | None], *, most_ticks: int = 12, **changes: Any) -> Json:
+    """An axis around the values, with ticks that are read at once; Plotly's own read 2, 5, 10, 2, 5."""
     known = [value for value in values if value is not None and value > 0]
-    low, high = (min(known), max(known)) if known else (1.0, 10.0)
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = (1, 2, 5) if last - first <= 4 else (1,)
-    ticks = [float(f"{step}e{power}") for power in range(first - 1, last + 1) for step in steps]
-    edge = max(0.06, 0.06 * math.log10(high / low))
-    span = [math.log10(low) - edge, math.log10(high) + edge]
-    shown = {"tickvals": ticks, "ticktext": [si(tick) for tick in ticks], "range": numbers(span)}
-    return axis(title, type="log", **shown) | changes
+    low, high = (math.log10(min(known)), math.log10(max(known))) if known else (0.0, 1.0)
+    edge = 0.06 * max(1.0, high - low)
+    ticks = _log_ticks(low - edge, high + edge, most_ticks)
+    shown = {"tickvals": ticks, "ticktext": [si(tick) for tick in ticks], "tickangle": 0}
+    return axis(title, type="log", range=numbers([low - edge, high + edge]), **shown) | changes
+
+
+def _log_ticks(low: float, high: float, most: int) -> list[float]:
+    """1, 2, 5, 10 ... between two powers of ten, or fewer where that were too many; round numbers in less than half a
+    decade."""
+    if high - low < 0.5:
+        return _even_ticks(10**low, 10**high)
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    choices = [[float(f"{step}e{power}") for power in powers for step in steps] for steps in ((1, 2, 5), (1, 3), (1,))]
+    fitting = [[tick for tick in ticks if low <= math.log10(tick) <= high] for ticks in choices]
+    return next((ticks for ticks in fitting if len(ticks) <= most), fitting[-1])
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    """Three to five multiples of 1, 2 or 5 times a power of ten."""
+    power = 10 ** math.floor(math.log10((high - low) / 2))
+    step = next(times * power for times in (1, 2, 5, 10) if (high - low) / (times * power) < 6)
+    return [float(f"{count * step:.6g}") for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def si(value: float) -> str:

@@ -26,9 +26,10 @@ class Small:
 def paged(panels: Sequence[Small], x: Json, y: Json, *, diagonal: bool = False, **layout: Any) -> Json:
     """All panels have the axes `x` and `y`. `diagonal`: a line from (0, 0) to (1, 1) in each."""
     count = min(PAGE, len(panels))
-    lines = math.ceil(count / _COLUMNS)
+    columns = 2 if count in (2, 4) else _COLUMNS
+    lines = math.ceil(count / columns)
     plot_px = lines * _LINE_PX + (lines - 1) * _LINE_GAP_PX
-    slots = slots_of(count, _COLUMNS, 0.08, _LINE_GAP_PX / plot_px)
+    slots = slots_of(count, columns, 0.08, _LINE_GAP_PX / plot_px)
     axes: Json = {}
     for slot in slots:
         axes[f"xaxis{slot.suffix}"] = {**x, "domain": slot.x, "anchor": f"y{slot.suffix}"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from harness.board import Row
+from harness.board import Figure, Row
 from harness.report.charts.figures import (
     Json,
     Panel,
@@ -23,9 +25,11 @@ from harness.report.charts.figures import (
     number,
     numbers,
     side_by_side,
+    span_of,
     values_of,
 )
 from harness.report.charts.palette import FAINT
+from harness.report.charts.placing import Point, label_positions
 from harness.report.charts.scene import RANKING, AnyRow, Scene, SpeedGroup, metric, speed_groups
 from harness.report.charts.words import (
     QUALITY_FLAGS,
@@ -39,11 +43,11 @@ from harness.report.charts.words import (
     short,
     with_cautions,
 )
-from harness.report.labels import row_key
+from harness.report.labels import RowKey, row_key
 from harness.report.material import Chart
 from harness.statistics import pareto_front
 
-MOST_LABELLED = 12  # points of a plot that are all labelled; of more, those on the front
+_LABEL_CHARS = 26
 _SMALLEST_PX, _LARGEST_PX = 9, 32
 
 _RANK_NOTE = (
@@ -150,25 +154,65 @@ def _front_figure(scene: Scene, rows: Sequence[Row], name: str) -> Json:
     latencies = [metric(row, name) for row in rows]
     accuracies = [metric(row, "accuracy") for row in rows]
     x, y = values_of(latencies), values_of(accuracies)
-    on_front = pareto_front(np.array([y, [-(value or 0) for value in x]], dtype=np.float64).T)
-    all_x = [end for figure in latencies if figure for end in (figure.value, figure.low, figure.high)]
-    x_axis = log_axis(f"latency {'p95' if 'p95' in name else 'p50'} of single requests (ms)", all_x)
-    front = sorted((a, b) for a, b, on in zip(x, y, on_front, strict=True) if on and a is not None and b is not None)
+    on_front = pareto_front(np.array([y, [-(value or 0) for value in x]], dtype=np.float64).T).tolist()
+    x_axis = log_axis(f"latency {'p95' if 'p95' in name else 'p50'} of single requests (ms)", _ends(latencies))
+    y_axis = axis("accuracy (share of test examples)", range=span_of(_ends(accuracies), 0.02))
+    sizes = _sizes(rows)
     points = [
-        _points(scene, method, rows, [row.method == method for row in rows], on_front.tolist(), name)
-        for method in dict.fromkeys(row.method for row in rows)
+        _Point(row, float(x[place] or 0), float(y[place] or 0), sizes[place], on_front[place])
+        for place, row in enumerate(rows)
     ]
+    places = _label_places(scene, points, x_axis["range"], y_axis["range"])
+    methods = list(dict.fromkeys(row.method for row in rows))
+    traces = [_method_points(scene, method, points, places, name) for method in methods]
+    front = sorted((point.x, point.y) for point in points if point.on_front)
     return {
-        "data": [_front_line(front, 10 ** x_axis["range"][1]), *points, *method_legend(row.method for row in rows)],
+        "data": [_front_line(front, 10 ** x_axis["range"][1]), *traces, *method_legend(methods)],
         "layout": {
             "height": 520,
             "margin": {"t": 60, "r": 20},
             "xaxis": x_axis,
-            "yaxis": axis("accuracy (share of test examples)"),
+            "yaxis": y_axis,
             "hovermode": "closest",
             "legend": legend_below(),
         },
     }
+
+
+@dataclass(frozen=True)
+class _Point:
+    """`x`: latency in ms, `y`: accuracy, `size`: diameter in px."""
+
+    row: Row
+    x: float
+    y: float
+    size: float
+    on_front: bool
+
+
+def _ends(figures: Sequence[Figure | None]) -> list[float | None]:
+    """The values and the ends of their intervals."""
+    return [end for figure in figures if figure for end in (figure.value, figure.low, figure.high)]
+
+
+def _label_places(
+    scene: Scene, points: Sequence[_Point], x_range: Sequence[float], y_range: Sequence[float]
+) -> dict[RowKey, str]:
+    """`textposition` of those labels that have room. The front chooses first, then the more accurate."""
+    ordered = sorted(points, key=lambda point: (not point.on_front, -point.y))
+    width, height = x_range[1] - x_range[0], y_range[1] - y_range[0]
+    found = label_positions(
+        [
+            Point(
+                (math.log10(point.x) - x_range[0]) / width,
+                (point.y - y_range[0]) / height,
+                point.size,
+                short(scene.label(point.row), _LABEL_CHARS),
+            )
+            for point in ordered
+        ]
+    )
+    return {row_key(point.row): place for point, place in zip(ordered, found, strict=True) if place is not None}
 
 
 def _front_line(front: Sequence[tuple[float, float]], end: float) -> Json:
@@ -185,42 +229,35 @@ def _front_line(front: Sequence[tuple[float, float]], end: float) -> Json:
     }
 
 
-def _points(
-    scene: Scene, method: str, rows: Sequence[Row], chosen: Sequence[bool], on_front: Sequence[bool], name: str
+def _method_points(
+    scene: Scene, method: str, points: Sequence[_Point], places: Mapping[RowKey, str], name: str
 ) -> Json:
-    """The rows of one method, which its entry in the legend shows and hides."""
-    few = len(rows) <= MOST_LABELLED
-    here = [(row, bool(front)) for row, is_chosen, front in zip(rows, chosen, on_front, strict=True) if is_chosen]
-    latencies = [metric(row, name) for row, _ in here]
-    accuracies = [metric(row, "accuracy") for row, _ in here]
-    looks = [scene.look(row) for row, _ in here]
+    """Of one method, which its entry in the legend shows and hides."""
+    here = [point for point in points if point.row.method == method]
+    keys = [row_key(point.row) for point in here]
     trace = dots(
-        looks,
-        values_of(latencies),
-        [_point_hover(scene, row, front, name) for row, front in here],
-        y=values_of(accuracies),
-        error_x=error_bars(latencies),
-        error_y=error_bars(accuracies),
+        [scene.look(point.row) for point in here],
+        [point.x for point in here],
+        [_point_hover(scene, point.row, point.on_front, name) for point in here],
+        y=[point.y for point in here],
+        error_x=error_bars([metric(point.row, name) for point in here]),
+        error_y=error_bars([metric(point.row, "accuracy") for point in here]),
         mode="markers+text",
-        text=[short(scene.label(row), 26) if few or front else "" for row, front in here],
-        textposition="top center",
+        text=[short(scene.labels[key], _LABEL_CHARS) if key in places else "" for key in keys],
+        textposition=[places.get(key, "top left") for key in keys],
         cliponaxis=False,
         legendgroup=method,
         showlegend=False,
     )
-    trace["marker"] |= {"size": _sizes(rows, [row for row, _ in here]), "opacity": 0.85}
+    trace["marker"] |= {"size": [point.size for point in here], "opacity": 0.85}
     return trace
 
 
-def _sizes(rows: Sequence[Row], here: Sequence[Row]) -> list[float]:
+def _sizes(rows: Sequence[Row]) -> list[float]:
     """Diameters in px; the area grows with peak memory."""
-    most = max((figure.value or 0 for row in rows if (figure := metric(row, "memory_allocated_mb"))), default=0)
-    sizes = []
-    for row in here:
-        figure = metric(row, "memory_allocated_mb")
-        share = (figure.value or 0) / most if figure and most else 0
-        sizes.append(round(max(_SMALLEST_PX, _LARGEST_PX * share**0.5), 1))
-    return sizes
+    needed = [figure.value or 0 if (figure := metric(row, "memory_allocated_mb")) else 0 for row in rows]
+    most = max(needed) or 1
+    return [round(max(_SMALLEST_PX, _LARGEST_PX * (value / most) ** 0.5), 1) for value in needed]
 
 
 def _point_hover(scene: Scene, row: Row, front: bool, latency: str) -> str:

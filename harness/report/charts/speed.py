@@ -42,7 +42,23 @@ from runner.contract import Memory, Throughput
 
 _FEWEST_BINS, _MOST_BINS = 8, 60
 _HALF_HEIGHT = 0.42  # of a distribution, in lines
-_PERCENTILES = {"latency_median_ms": "circle", "latency_p95_ms": "line-ns-open", "latency_p99_ms": "x-thin-open"}
+
+
+@dataclass(frozen=True)
+class _Percentile:
+    """`below`: how far under the row's middle its mark stands, in lines, so that intervals do not cover each other."""
+
+    metric: str
+    name: str
+    symbol: str
+    below: float
+
+
+_PERCENTILES = (
+    _Percentile("latency_median_ms", "p50", "circle", 0.0),
+    _Percentile("latency_p95_ms", "p95", "line-ns-open", 0.2),
+    _Percentile("latency_p99_ms", "p99", "x-thin-open", 0.36),
+)
 
 
 # --- latency ----------------------------------------------------------------------------------------
@@ -57,9 +73,9 @@ def latencies(scene: Scene) -> Iterator[Chart]:
             sampled.sort(key=lambda pair: float(np.median(pair[1])))
             rows = [one for one, _ in sampled]
             note = group.note(
-                "Each shape is the distribution of all timed single requests, as tall as its own peak; two humps "
-                f"tell of two kinds of text, such as short and long. Marks carry {percent(scene.confidence)} intervals; a percentile that "
-                "too few requests were timed for is left out."
+                "Each shape is the distribution of all timed single requests, as tall as its own peak; two humps tell "
+                f"of two kinds of text, such as short and long. Marks carry {percent(scene.confidence)} intervals; a "
+                "percentile that too few requests were timed for is left out."
             )
             note = with_cautions(note, [one.row for one in rows], SPEED_FLAGS)
             figure = _latency_figure(scene, rows, [samples for _, samples in sampled])
@@ -79,7 +95,7 @@ def _latency_figure(scene: Scene, rows: Sequence[ReportRow], samples: Sequence[F
     shapes = [
         _outline(scene, one, place, values) for place, (one, values) in enumerate(zip(rows, samples, strict=True))
     ]
-    marks = [_percentile_marks(scene, rows, name) for name in _PERCENTILES]
+    marks = [_percentile_marks(scene, rows, percentile) for percentile in _PERCENTILES]
     ends = [end for values in samples for end in (float(values.min()), float(values.max()))]
     return {
         "data": [*shapes, *(trace for trace in marks if any(trace["x"]))],
@@ -126,18 +142,18 @@ def _translucent(colour: str) -> str:
     return f"rgba({red}, {green}, {blue}, 0.35)"
 
 
-def _percentile_marks(scene: Scene, rows: Sequence[ReportRow], name: str) -> Json:
-    figures = [metric(one.row, name) for one in rows]
+def _percentile_marks(scene: Scene, rows: Sequence[ReportRow], percentile: _Percentile) -> Json:
+    figures = [metric(one.row, percentile.metric) for one in rows]
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": {"latency_median_ms": "p50", "latency_p95_ms": "p95", "latency_p99_ms": "p99"}[name],
+        "name": percentile.name,
         "x": values_of(figures),
-        "y": list(range(len(rows))),
+        "y": [place + percentile.below for place in range(len(rows))],
         "error_x": error_bars(figures),
-        "marker": {"symbol": _PERCENTILES[name], "size": 9, "color": NEUTRAL, "line": {"width": 2, "color": NEUTRAL}},
+        "marker": {"symbol": percentile.symbol, "size": 8, "color": NEUTRAL, "line": {"width": 2, "color": NEUTRAL}},
         "hovertext": [
-            hover(one.label, figure_line(name, figure, scene.confidence))
+            hover(one.label, figure_line(percentile.metric, figure, scene.confidence))
             for one, figure in zip(rows, figures, strict=True)
         ],
         "hoverinfo": "text",
@@ -262,7 +278,7 @@ def memory(scene: Scene) -> Iterator[Chart]:
     for part in parts:
         rows = [part.by_key.get(key) for key in order]
         traces = _memory_traces(scene, part, rows)
-        x = log_axis("memory (MB)", [value for trace in traces for value in trace["x"]])
+        x = log_axis("memory (MB)", [value for trace in traces for value in trace["x"]], most_ticks=4)
         panels.append(Panel(short(part.title, 24), traces, x))
     if panels:
         note = (

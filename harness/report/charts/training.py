@@ -15,6 +15,7 @@ from harness.report.charts.figures import (
     height_with_legend,
     legend_below,
     numbers,
+    span_of,
 )
 from harness.report.charts.scene import TRAINING, Part, Scene
 from harness.report.charts.words import short
@@ -22,6 +23,8 @@ from harness.report.material import Chart, ReportRow
 from runner.contract import CurvePoint, TrainingReport
 
 MOST_POINTS = 120  # of one seed's curve
+_F1_TITLE = "F1 macro on validation data (0 to 1)"
+_LEAST_SPAN = 0.04  # of an axis
 _ISOLATE = "A double click on a name in the legend shows its lines alone."
 
 
@@ -61,9 +64,10 @@ def validations(scene: Scene) -> Iterator[Chart]:
             "The ring is the step whose weights were kept. Behind it a falling F1, or a rising loss, is overfitting. "
             + _ISOLATE
         )
-        figure = _figure([*f1, *loss], "F1 macro on validation data (0 to 1)")
+        figure = _figure([*f1, *loss], _F1_TITLE)
+        figure["layout"]["yaxis"]["range"] = _span(f1)
         if loss:
-            figure["layout"]["updatemenus"] = [_choice(len(f1), len(loss))]
+            figure["layout"]["updatemenus"] = [_choice(f1, loss)]
             figure["data"] = [*f1, *({**trace, "visible": False} for trace in loss)]
         yield chart(f"validation-{part.slug}", f"Validation curves · {part.title}", TRAINING, note, figure)
 
@@ -134,7 +138,7 @@ def _line(scene: Scene, one: ReportRow, curves: Sequence[_Curve], name: str) -> 
         "x": x,
         "y": y,
         "customdata": seeds,
-        "line": {"color": look.colour, "dash": look.dash, "width": 1.2},
+        "line": {"color": look.colour, "dash": look.dash, "width": 1.4},
         "opacity": 0.85,
         "hovertemplate": "<b>%{fullData.name}</b><br>step %{x:,.0f}, seed %{customdata}<br>"
         + f"{'F1' if name == 'f1' else name} %{{y:.4g}}<extra></extra>",
@@ -151,22 +155,23 @@ def _figure(traces: Sequence[Json], y_title: str) -> Json:
             "yaxis": axis(y_title),
             "hovermode": "closest",
             "showlegend": True,
-            "legend": legend_below(itemsizing="constant"),
+            "legend": legend_below(itemwidth=44),
         },
     }
 
 
-def _choice(f1: int, losses: int) -> Json:
-    def button(label: str, title: str, shown: str) -> Json:
-        visible = [shown == "f1"] * f1 + [shown == "loss"] * losses
+def _choice(f1: Sequence[Json], losses: Sequence[Json]) -> Json:
+    def button(label: str, title: str, shown: Sequence[Json]) -> Json:
+        visible = [shown is f1] * len(f1) + [shown is losses] * len(losses)
         return {
             "label": label,
             "method": "update",
-            "args": [{"visible": visible}, {"yaxis.title.text": title, "yaxis.autorange": True}],
+            "args": [{"visible": visible}, {"yaxis.title.text": title, "yaxis.range": _span(shown)}],
         }
 
-    buttons = [
-        button("F1", "F1 macro on validation data (0 to 1)", "f1"),
-        button("Loss", "loss on validation data (cross-entropy)", "loss"),
-    ]
+    buttons = [button("F1", _F1_TITLE, f1), button("Loss", "loss on validation data (cross-entropy)", losses)]
     return {**MENU, "buttons": buttons}
+
+
+def _span(traces: Sequence[Json]) -> list[float | None]:
+    return span_of((value for trace in traces for value in trace["y"]), _LEAST_SPAN)

@@ -13,12 +13,11 @@ LINE = "<br>"
 LABEL_CHARS = 34
 
 _CAUTIONS = {
-    "contaminated": "timed while something else used the machine",
-    "few_requests": "with too few timed requests for a p95",
-    "no_timing": "without a measured speed",
-    "few_test_rows": "with so few test examples that the intervals are rough",
-    "one_seed": "with a single seed, whose intervals leave out how much training varies",
-    "reduced_batch": "with a smaller batch than asked for",
+    "contaminated": "Timed while something else used the machine",
+    "few_requests": "Too few timed requests for a p95",
+    "few_test_rows": "So few test examples that the intervals are rough",
+    "one_seed": "A single seed, so that the intervals leave out how much training varies",
+    "reduced_batch": "A smaller batch than asked for",
 }
 
 QUALITY_FLAGS = ("few_test_rows", "one_seed")
@@ -110,8 +109,6 @@ def with_cautions(sentence: str, rows: Sequence[Row], flags: Sequence[str]) -> s
     """A chart's note, and after it what the flags of its rows demand."""
     parts = [sentence]
     for flag in flags:
-        count = sum(flag in row.flags for row in rows)
-        if count:
-            who = "All are" if count == len(rows) else f"{count} of {len(rows)} {'is' if count == 1 else 'are'}"
-            parts.append(f"{who} {_CAUTIONS[flag]}.")
+        if count := sum(flag in row.flags for row in rows):
+            parts.append(f"{_CAUTIONS[flag]}: {'all rows' if count == len(rows) else f'{count} of {len(rows)} rows'}.")
     return " ".join(parts)
