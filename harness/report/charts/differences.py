@@ -212,10 +212,7 @@ def _ratio_line(name: str, figure: Figure, confidence: float) -> str:
 
 def scaling(scene: Scene) -> Iterator[Chart]:
     """Accuracy against parameters; a column for each dataset."""
-    sized = {
-        part.slug: [one.row for one in part.rows if one.row.parameters and metric(one.row, "accuracy")]
-        for part in scene.parts
-    }
+    sized = {part.slug: [one.row for one in part.rows if _has_size(one.row)] for part in scene.parts}
     parts = [part for part in scene.parts if len({row.model for row in sized[part.slug]}) > 1]
     if not parts:
         return
@@ -242,6 +239,11 @@ def scaling(scene: Scene) -> Iterator[Chart]:
     yield chart(
         "size-scaling", "Accuracy against size", DIFFERENCES, _scaling_note(scene), {"data": traces, "layout": layout}
     )
+
+
+def _has_size(row: Row) -> bool:
+    """Baselines are no language models: what they count as parameters is something else."""
+    return row.method != "none" and bool(row.parameters) and metric(row, "accuracy") is not None
 
 
 def _scaling_note(scene: Scene) -> str:

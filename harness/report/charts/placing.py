@@ -16,7 +16,7 @@ _AWAY = {
     "middle right": (1, 0),
     "middle left": (-1, 0),
 }
-"""Plotly's words and the directions they mean, the best first: a front rises to the right, and is free above and left."""
+"""Plotly's words and their directions, the best first: a front rises to the right, and is free above and left."""
 
 
 @dataclass(frozen=True)

@@ -122,63 +122,6 @@ def _rank_hover(scene: Scene, row: AnyRow) -> str:
 # --- accuracy against latency -----------------------------------------------------------------------
 
 
-def accuracy_against_latency(scene: Scene) -> Iterator[Chart]:
-    """For each dataset, and for each place where speeds were measured."""
-    for part in scene.parts:
-        for group in speed_groups(scene, part):
-            name = _latency_name(group)
-            rows = [one.row for one in group.rows if metric(one.row, "accuracy") and metric(one.row, name)]
-            if rows:
-                title = f"Accuracy against latency · {group.title}"
-                note = group.note(with_cautions(_front_note(rows), rows, SPEED_FLAGS))
-                figure = _front_figure(scene, rows, name)
-                yield chart(f"accuracy-latency-{group.id_suffix}", title, RANKING, note, figure)
-
-
-def _latency_name(group: SpeedGroup) -> str:
-    """The p95, if every row has one: a p50 beside a p95 would look faster than it is."""
-    has_tail = all(metric(one.row, "latency_p95_ms") for one in group.rows if metric(one.row, "latency_median_ms"))
-    return "latency_p95_ms" if has_tail else "latency_median_ms"
-
-
-def _front_note(rows: Sequence[Row]) -> str:
-    sizes = [figure.value for row in rows if (figure := metric(row, "memory_allocated_mb")) and figure.value]
-    area = f" Areas grow with peak memory, from {min(sizes):,.0f} to {max(sizes):,.0f} MB." if sizes else ""
-    return (
-        "Up and to the left is better: the line is the best accuracy to be had within a latency, and what lies below "
-        f"it is beaten in both.{area}"
-    )
-
-
-def _front_figure(scene: Scene, rows: Sequence[Row], name: str) -> Json:
-    latencies = [metric(row, name) for row in rows]
-    accuracies = [metric(row, "accuracy") for row in rows]
-    x, y = values_of(latencies), values_of(accuracies)
-    on_front = pareto_front(np.array([y, [-(value or 0) for value in x]], dtype=np.float64).T).tolist()
-    x_axis = log_axis(f"latency {'p95' if 'p95' in name else 'p50'} of single requests (ms)", _ends(latencies))
-    y_axis = axis("accuracy (share of test examples)", range=span_of(_ends(accuracies), 0.02))
-    sizes = _sizes(rows)
-    points = [
-        _Point(row, float(x[place] or 0), float(y[place] or 0), sizes[place], on_front[place])
-        for place, row in enumerate(rows)
-    ]
-    places = _label_places(scene, points, x_axis["range"], y_axis["range"])
-    methods = list(dict.fromkeys(row.method for row in rows))
-    traces = [_method_points(scene, method, points, places, name) for method in methods]
-    front = sorted((point.x, point.y) for point in points if point.on_front)
-    return {
-        "data": [_front_line(front, 10 ** x_axis["range"][1]), *traces, *method_legend(methods)],
-        "layout": {
-            "height": 520,
-            "margin": {"t": 60, "r": 20},
-            "xaxis": x_axis,
-            "yaxis": y_axis,
-            "hovermode": "closest",
-            "legend": legend_below(),
-        },
-    }
-
-
 @dataclass(frozen=True)
 class _Point:
     """`x`: latency in ms, `y`: accuracy, `size`: diameter in px."""
@@ -188,6 +131,86 @@ class _Point:
     y: float
     size: float
     on_front: bool
+
+
+def accuracy_against_latency(scene: Scene) -> Iterator[Chart]:
+    """For each dataset, and for each place where speeds were measured."""
+    for part in scene.parts:
+        for group in speed_groups(scene, part):
+            name = _latency_name(group)
+            if points := _points_of(group, name):
+                rows = [point.row for point in points]
+                title = f"Accuracy against latency · {group.title}"
+                note = group.note(with_cautions(_front_note(rows, name), rows, SPEED_FLAGS))
+                figure = _front_figure(scene, points, name)
+                yield chart(f"accuracy-latency-{group.id_suffix}", title, RANKING, note, figure)
+
+
+def _latency_name(group: SpeedGroup) -> str:
+    """The p95, if every row has one: a p50 beside a p95 would look faster than it is."""
+    has_tail = all(metric(one.row, "latency_p95_ms") for one in group.rows if metric(one.row, "latency_median_ms"))
+    return "latency_p95_ms" if has_tail else "latency_median_ms"
+
+
+def _points_of(group: SpeedGroup, name: str) -> list[_Point]:
+    rows = [
+        one.row for one in group.rows if _value(one.row, "accuracy") is not None and (_value(one.row, name) or 0) > 0
+    ]
+    figures = [(_value(row, name) or 0.0, _value(row, "accuracy") or 0.0) for row in rows]
+    if not rows:
+        return []
+    on_front = pareto_front(np.array([(-latency, accuracy) for latency, accuracy in figures]))
+    return [
+        _Point(row, latency, accuracy, size, bool(on))
+        for row, (latency, accuracy), size, on in zip(rows, figures, _sizes(rows), on_front, strict=True)
+    ]
+
+
+def _value(row: Row, name: str) -> float | None:
+    figure = metric(row, name)
+    return number(figure.value) if figure else None
+
+
+def _sizes(rows: Sequence[Row]) -> list[float]:
+    """Diameters in px; the area grows with peak memory."""
+    needed = [_value(row, "memory_allocated_mb") or 0.0 for row in rows]
+    most = max(needed) or 1.0
+    return [round(max(_SMALLEST_PX, _LARGEST_PX * (value / most) ** 0.5), 1) for value in needed]
+
+
+def _front_note(rows: Sequence[Row], name: str) -> str:
+    sentence = (
+        "Up and to the left is better: the line is the best accuracy to be had within a latency, and what lies below "
+        "it is beaten in both."
+    )
+    if sizes := [size for row in rows if (size := _value(row, "memory_allocated_mb"))]:
+        sentence += f" Areas grow with peak memory, from {min(sizes):,.0f} to {max(sizes):,.0f} MB."
+    if name == "latency_median_ms":
+        sentence += " The latency is the median, as not every row has enough requests for a p95."
+    return sentence
+
+
+def _front_figure(scene: Scene, points: Sequence[_Point], name: str) -> Json:
+    latencies = [metric(point.row, name) for point in points]
+    accuracies = [metric(point.row, "accuracy") for point in points]
+    percentile = "p95" if name == "latency_p95_ms" else "p50"
+    x = log_axis(f"latency {percentile} of single requests (ms)", _ends(latencies))
+    y = axis("accuracy (share of test examples)", range=span_of(_ends(accuracies), 0.02))
+    places = _label_places(scene, points, x["range"], y["range"])
+    methods = list(dict.fromkeys(point.row.method for point in points))
+    traces = [_method_points(scene, method, points, places, name) for method in methods]
+    front = sorted((point.x, point.y) for point in points if point.on_front)
+    return {
+        "data": [_front_line(front, 10 ** x["range"][1]), *traces, *method_legend(methods)],
+        "layout": {
+            "height": 520,
+            "margin": {"t": 60, "r": 20},
+            "xaxis": x,
+            "yaxis": y,
+            "hovermode": "closest",
+            "legend": legend_below(),
+        },
+    }
 
 
 def _ends(figures: Sequence[Figure | None]) -> list[float | None]:
@@ -201,18 +224,17 @@ def _label_places(
     """`textposition` of those labels that have room. The front chooses first, then the more accurate."""
     ordered = sorted(points, key=lambda point: (not point.on_front, -point.y))
     width, height = x_range[1] - x_range[0], y_range[1] - y_range[0]
-    found = label_positions(
-        [
-            Point(
-                (math.log10(point.x) - x_range[0]) / width,
-                (point.y - y_range[0]) / height,
-                point.size,
-                short(scene.label(point.row), _LABEL_CHARS),
-            )
-            for point in ordered
-        ]
-    )
-    return {row_key(point.row): place for point, place in zip(ordered, found, strict=True) if place is not None}
+    placed = [
+        Point(
+            x=(math.log10(point.x) - x_range[0]) / width,
+            y=(point.y - y_range[0]) / height,
+            size=point.size,
+            label=short(scene.label(point.row), _LABEL_CHARS),
+        )
+        for point in ordered
+    ]
+    found = zip(ordered, label_positions(placed), strict=True)
+    return {row_key(point.row): place for point, place in found if place is not None}
 
 
 def _front_line(front: Sequence[tuple[float, float]], end: float) -> Json:
@@ -251,13 +273,6 @@ def _method_points(
     )
     trace["marker"] |= {"size": [point.size for point in here], "opacity": 0.85}
     return trace
-
-
-def _sizes(rows: Sequence[Row]) -> list[float]:
-    """Diameters in px; the area grows with peak memory."""
-    needed = [figure.value or 0 if (figure := metric(row, "memory_allocated_mb")) else 0 for row in rows]
-    most = max(needed) or 1
-    return [round(max(_SMALLEST_PX, _LARGEST_PX * (value / most) ** 0.5), 1) for value in needed]
 
 
 def _point_hover(scene: Scene, row: Row, front: bool, latency: str) -> str:
