@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -24,11 +24,13 @@ from harness.pairs import (
     POWER,
     REPLICATES,
     Z_POWER,
+    Difference,
     SharedExamples,
     Z,
     detectable,
     needed,
     scored_seeds,
+    seed_notes,
 )
 from harness.ratios import Ratio, speed_ratio
 from harness.selection import Match, Selection, label_of, matching
@@ -76,24 +78,32 @@ def compare(first: Selection, second: Selection, metrics: Sequence[str] = DEFAUL
     matches = [match for match in found.matches if not _same(match, first, second)]
     if found.matches and not matches:
         raise InputError(f"{first.given} and {second.given} are the same", "give two models, or two runs")
-    left_out = list(found.left_out)
-    pairs = _pairs(matches, first, second, metrics, left_out)
+    tally = _Tally(list(found.left_out))
+    pairs = _pairs(matches, first, second, metrics, tally)
     if not any(one.quality or any(ratio.ratio.value is not None for ratio in one.speed) for one in pairs):
-        reasons = [f"{one.what}: {one.reason}" for one in left_out]
+        reasons = [f"{one.what}: {one.reason}" for one in tally.left_out]
         reasons += [f"{one.dataset}: {ratio.ratio.reason}" for one in pairs for ratio in one.speed]
         shown = "; ".join(dict.fromkeys(reasons)) or "neither has a finished cell"
         raise InputError(f"nothing can be compared: {shown}", "compare runs of the same data, on the same machine")
-    corrected = _corrected(pairs)
+    corrected = _corrected(pairs, tally.differences)
     return Comparison(
         first=first.given,
         second=second.given,
         confidence=CONFIDENCE,
         replicates=REPLICATES,
-        family=sum(len(pair.quality) for pair in corrected),
+        family=len(tally.differences),
         pairs=corrected,
         over_datasets=_over_datasets(corrected),
-        left_out=tuple(left_out),
+        left_out=tuple(tally.left_out),
     )
+
+
+@dataclass
+class _Tally:
+    """What comes up on the way: `differences` are those of all pairs' quality, in order."""
+
+    left_out: list[LeftOut]
+    differences: list[Difference] = field(default_factory=list)
 
 
 def _same(match: Match, first: Selection, second: Selection) -> bool:
@@ -122,50 +132,57 @@ def _narrowed(first: Selection, second: Selection) -> tuple[Selection, Selection
 
 
 def _pairs(
-    matches: Sequence[Match], first: Selection, second: Selection, metrics: Sequence[str], left_out: list[LeftOut]
+    matches: Sequence[Match], first: Selection, second: Selection, metrics: Sequence[str], tally: _Tally
 ) -> list[Pair]:
-    """What of quality cannot be compared goes to `left_out`."""
     by_version: dict[tuple[str, str], list[Match]] = defaultdict(list)
     for match in matches:
         by_version[match.dataset, match.fingerprint].append(match)
     pairs = []
     for (dataset, _), group in by_version.items():
-        shared = _shared(dataset, group, left_out)
+        shared = _shared(dataset, group, tally)
         for match in group:
-            pairs.append(_pair(match, shared, first, second, metrics))
+            pairs.append(_pair(match, shared, first, second, metrics, tally))
             if shared is not None and not (match.first.scored and match.second.scored):
                 silent = match.second if match.first.scored else match.first
                 reason = "there are no predictions on the test split"
-                left_out.append(LeftOut(what=f"{dataset}: quality of {label_of(silent)}", reason=reason))
+                tally.left_out.append(LeftOut(what=f"{dataset}: quality of {label_of(silent)}", reason=reason))
     return pairs
 
 
-def _shared(dataset: str, group: Sequence[Match], left_out: list[LeftOut]) -> SharedExamples | None:
+def _shared(dataset: str, group: Sequence[Match], tally: _Tally) -> SharedExamples | None:
     entries = [entry for match in group for entry in (match.first, match.second)]
     try:
         return SharedExamples(entries)
     except ValueError as error:
-        left_out.append(LeftOut(what=f"{dataset}: quality", reason=str(error)))
+        tally.left_out.append(LeftOut(what=f"{dataset}: quality", reason=str(error)))
         return None
 
 
 def _pair(
-    match: Match, shared: SharedExamples | None, first: Selection, second: Selection, metrics: Sequence[str]
+    match: Match,
+    shared: SharedExamples | None,
+    first: Selection,
+    second: Selection,
+    metrics: Sequence[str],
+    tally: _Tally,
 ) -> Pair:
     one, other = match.first, match.second
     floors = (first.evidence.noise_floor, second.evidence.noise_floor)
-    quality: tuple[QualityDifference, ...] = ()
+    quality: list[QualityDifference] = []
     if shared is not None and one.scored and other.scored:
-        quality = tuple(_quality(shared, one, other, name) for name in metrics if name in shared.metrics)
+        for metric in (name for name in metrics if name in shared.metrics):
+            tally.differences.append(shared.difference(one, other, metric))
+            quality.append(_quality(shared, one, other, metric, tally.differences[-1]))
+    speeds = [name for name in metrics if name in SPEED_METRICS]
     return Pair(
         dataset=match.dataset,
         fingerprint=match.fingerprint,
         test_rows=shared.rows if shared else 0,
         first=_side(first, one),
         second=_side(second, other),
-        quality=quality,
-        speed=tuple(_speed(name, speed_ratio(name, one, other, floors)) for name in metrics if name in SPEED_METRICS),
-        notes=tuple(_notes(one, other)),
+        quality=tuple(quality),
+        speed=tuple(_speed(name, speed_ratio(name, one, other, floors)) for name in speeds),
+        notes=tuple(seed_notes(one, other)),
     )
 
 
@@ -175,18 +192,8 @@ def _side(selection: Selection, entry: Entry) -> Side:
     )
 
 
-def _notes(one: Entry, other: Entry) -> list[str]:
-    notes = []
-    if 1 in (len(one.seeds), len(other.seeds)):
-        notes.append("one seed: the intervals leave out how much training varies")
-    if one.seeds != other.seeds:
-        notes.append("not the same seeds: they are not paired")
-    return notes
-
-
-def _quality(shared: SharedExamples, one: Entry, other: Entry, metric: str) -> QualityDifference:
+def _quality(shared: SharedExamples, one: Entry, other: Entry, metric: str, found: Difference) -> QualityDifference:
     """As if it were the only test."""
-    found = shared.difference(one, other, metric)
     p = shared.p_value(one, other, metric)
     least = detectable(found, metric)
     return QualityDifference(
@@ -198,7 +205,7 @@ def _quality(shared: SharedExamples, one: Entry, other: Entry, metric: str) -> Q
         p_corrected=p,
         test=shared.test_for(one, other, metric),
         detectable=None if math.isnan(least) else least,
-        needed=needed(found, abs(found.value)).words or None,
+        needed=None,
     )
 
 
@@ -206,16 +213,18 @@ def _speed(metric: str, ratio: Ratio) -> SpeedRatio:
     return SpeedRatio(metric=metric, first=ratio.first, second=ratio.second, ratio=ratio.ratio, notes=ratio.notes)
 
 
-def _corrected(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """By Holm over all of them; what told apart needs nothing more."""
-    corrected = iter(holm(np.array([one.p for pair in pairs for one in pair.quality])).tolist())
+def _corrected(pairs: Sequence[Pair], differences: Sequence[Difference]) -> tuple[Pair, ...]:
+    """By Holm over all of them; with what is needed to tell apart those that are not, at the level that the first of
+    such a family is held to."""
+    p = iter(holm(np.array([one.p for pair in pairs for one in pair.quality])).tolist())
+    found = iter(differences)
     replaced = []
     for pair in pairs:
         quality = []
-        for one in pair.quality:
-            p = next(corrected)
-            needs = one.needed if p >= ALPHA else None
-            quality.append(msgspec.structs.replace(one, p_corrected=p, needed=needs))
+        for one, corrected, difference in zip(pair.quality, p, found, strict=False):
+            words = needed(difference, abs(difference.value), ALPHA / len(differences)).words
+            needs = words if words and corrected >= ALPHA else None
+            quality.append(msgspec.structs.replace(one, p_corrected=corrected, needed=needs))
         replaced.append(msgspec.structs.replace(pair, quality=tuple(quality)))
     return tuple(replaced)
 
@@ -294,35 +303,35 @@ def _pair_by_bootstrap(
 ) -> tuple[float, float]:
     """p, and the detectable difference."""
     gap = other.mean(axis=0) - one.mean(axis=0)
-    error = float(gap.std()) / math.sqrt(gap.size)
     sides = [other.astype(np.float64) - one] if paired else [one, other]
     parts = [_seed_part(rows, rng) for rows, rng in zip(sides, draws, strict=False)]
+    shared = gap.var() / gap.size - sum(part.met for part in parts)
+    error = math.sqrt(max(shared, _LEAST_ERROR**2))
     shifts = np.sum([part.shifts for part in parts], axis=0)  # symmetric about 0: their sign does not matter
-    below = normal_cdf(-(gap.mean() + shifts) / max(error, _LEAST_ERROR)).mean()
-    p = min(1.0, 2 * float(min(below, 1 - below))) if gap.any() else 1.0
-    width = math.hypot(Z * error, *(part.width for part in parts))
+    tails = (float(normal_cdf(side * (gap.mean() + shifts) / error).mean()) for side in (-1, 1))
+    p = min(1.0, 2 * min(tails)) if gap.any() else 1.0
+    width = math.hypot(Z * error, *(student_t(part.seeds - 1) * part.error for part in parts if part.error))
     return p, width + Z_POWER * math.hypot(error, *(part.error for part in parts))
 
 
 @dataclass(frozen=True)
 class _SeedPart:
-    """What seeds add to a mean: its replicates (B,), standard error, and half the width of its interval."""
+    """What seeds add to a mean: replicates (B,) and standard error; `met`: the variance of the mean over examples that
+    is in this already, since each seed meets the examples in its own way."""
 
+    seeds: int
     shifts: FloatArray
     error: float
-    width: float
+    met: float
 
 
 def _seed_part(rows: npt.NDArray[Any], draws: FloatArray) -> _SeedPart:
     """Of the mean of rows (S, n): as `mean_over_seeds` has it, with the variance over examples itself in place of that
     of replicates."""
-    seeds = len(rows)
+    seeds, n = rows.shape
     if seeds == 1:
-        return _SeedPart(np.zeros(draws.shape[-1]), 0.0, 0.0)
+        return _SeedPart(1, np.zeros(1), 0.0, 0.0)
     figures = rows.mean(axis=1)
-    met = (rows - rows.mean(axis=0)).var(axis=1).mean() / rows.shape[1] * seeds / (seeds - 1)
-    spread = figures.var(ddof=1)
-    own = math.sqrt(max(spread - met, 0.0))
-    share = own / math.sqrt(spread) if spread > 0 else 0.0
-    error = own / math.sqrt(seeds)
-    return _SeedPart(share * (seed_deviations(draws, seeds) @ figures), error, student_t(seeds - 1) * error)
+    met = float((rows - rows.mean(axis=0)).var(axis=1).mean()) / n / (seeds - 1)
+    error = float(figures.std(ddof=1)) / math.sqrt(seeds)
+    return _SeedPart(seeds, seed_deviations(draws, seeds) @ figures, error, met)

@@ -9,6 +9,7 @@ from harness.board import Base, Figure
 SCHEMA_VERSION = 1
 
 Test = Literal["mcnemar", "randomisation", "bootstrap"]
+Outcome = Literal["pass", "fail", "not_enough_evidence", "refused", "broken"]
 
 
 class LeftOut(Base, frozen=True, kw_only=True):
@@ -89,4 +90,38 @@ class Comparison(Base, frozen=True, kw_only=True):
     family: int
     pairs: tuple[Pair, ...]
     over_datasets: tuple[OverDatasets, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+class Check(Base, frozen=True, kw_only=True):
+    """One limit on one figure of one model on one dataset; `metric` is null where a cell broke, or the data are not the
+    baseline's. `figure`: what is held to `limit`, with its interval: how far the metric drops from the baseline, or a
+    ratio to it in which more is worse. `reason`: why it did not pass; empty where it did."""
+
+    outcome: Outcome
+    dataset: str
+    model: str
+    method: str
+    device: str
+    metric: str | None
+    kind: Literal["drop", "ratio"] | None
+    limit: float | None
+    baseline: float | None
+    candidate: float | None
+    figure: Figure | None
+    reason: str
+    notes: tuple[str, ...] = ()
+
+
+class GateReport(Base, frozen=True, kw_only=True):
+    """`outcome`: that of the gate as a whole."""
+
+    schema_version: int = SCHEMA_VERSION
+    run: str
+    baseline: str
+    outcome: Outcome
+    exit_code: int
+    confidence: float
+    replicates: int
+    checks: tuple[Check, ...]
     left_out: tuple[LeftOut, ...]

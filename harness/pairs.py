@@ -26,7 +26,6 @@ from harness.statistics.distributions import critical_z
 from harness.statistics.paired import approximate_randomisation, mcnemar_exact, paired_bootstrap
 from harness.statistics.power import examples_needed, minimum_detectable_difference, seeds_needed
 from harness.statistics.proportions import unseen_disagreement
-from harness.statistics.resampling import seed_spread
 
 CONFIDENCE = 0.95
 REPLICATES = 10_000
@@ -40,8 +39,9 @@ _MOST_COUNTS = 50_000_000  # bytes of the counts of examples that are held at a 
 @dataclass(frozen=True)
 class Difference:
     """Of one quality figure, second minus first, means over seeds, with its 95 % interval. `examples_error`: the
-    standard error that the test examples give it; `seed_sd`: how much it varies from seed to seed beyond that, 0 with
-    one seed. `discordant`: how many of the `rows` test examples one of the two alone has right, a mean over seeds."""
+    standard error that the test examples give it, alike for all seeds; `seed_sd`: how much it varies from seed to seed,
+    0 with one seed; `unseen`: how much of the interval is for disagreements that the examples hold none of.
+    `discordant`: how many of the `rows` test examples one of the two alone has right, a mean over seeds."""
 
     first: float
     second: float
@@ -50,6 +50,7 @@ class Difference:
     examples_error: float
     seed_sd: float
     seeds: int
+    unseen: float
     rows: int
     discordant: float
 
@@ -74,7 +75,7 @@ class Needed:
 
 @dataclass(frozen=True)
 class _Joint:
-    """Replicates of a difference: `samples` (B,), and `examples` (B,), what of it the examples bring about."""
+    """Replicates of a figure's mean: `samples` (B,), and `examples` (B,), without what the seeds bring about."""
 
     samples: FloatArray
     examples: FloatArray
@@ -132,6 +133,7 @@ class SharedExamples:
             examples_error=float(joint.examples.std()),
             seed_sd=joint.seed_sd,
             seeds=joint.seeds,
+            unseen=cost * float(max(unseen.low, unseen.high)),
             rows=self.rows,
             discordant=ahead + behind,
         )
@@ -186,9 +188,10 @@ class SharedExamples:
     @staticmethod
     def _over_seeds(figures: FloatArray, samples: FloatArray, draws: FloatArray) -> _Joint:
         """Of figures (S,) and their replicates (B, S)."""
-        joint = mean_over_seeds(figures, samples, seed_deviations(draws, figures.size))
-        sd = float(seed_spread(figures, samples)) if figures.size > 1 else 0.0
-        return _Joint(joint, samples.mean(axis=-1), sd, figures.size)
+        deviations = seed_deviations(draws, figures.size)
+        joint = mean_over_seeds(figures, samples, deviations)
+        sd = float(figures.std(ddof=1)) if figures.size > 1 else 0.0
+        return _Joint(joint, joint - deviations @ figures, sd, figures.size)
 
     def _discordant(self, first: Entry, second: Entry) -> tuple[float, float]:
         """How many examples the first alone has right, and the second alone: counts, or means over seeds."""
@@ -222,22 +225,33 @@ def detectable(difference: Difference, metric: str) -> float:
     return (difference.high - difference.low) / 2 + Z_POWER * error
 
 
-def needed(difference: Difference, distance: float) -> Needed:
-    """To tell the difference from one that lies `distance` away, if it is as large as it seems."""
+def needed(difference: Difference, distance: float, alpha: float = ALPHA) -> Needed:
+    """To tell the difference from one that lies `distance` away, if it is as large as it seems, at this level."""
     if distance == 0:
         return Needed()
-    if difference.seed_sd > 0:
-        seeds = seeds_needed(distance, difference.seed_sd, difference.examples_error, ALPHA, POWER)
-        if seeds is not None:
-            return Needed(seeds=max(seeds, difference.seeds + 1))
-    error = difference.examples_error or 1 / difference.rows  # where all agree: as if one example told them apart
-    variance = difference.rows * error**2  # of one example
+    # What is for unseen disagreements shrinks as examples are added, the rest as their square root.
+    unseen = difference.rows * difference.unseen / distance
+    variance = difference.rows * difference.examples_error**2  # of one example
     if difference.seed_sd == 0:
-        return Needed(examples=examples_needed(distance, variance + distance**2, ALPHA, POWER))
-    allowed = distance / (Z + Z_POWER) / math.sqrt(2)  # half of the variance for the examples, half for the seeds
-    seeds = seeds_needed(distance, difference.seed_sd, allowed, ALPHA, POWER)
-    return Needed(examples=math.ceil(variance / allowed**2), seeds=seeds)
+        seen = examples_needed(distance, variance + distance**2, alpha, POWER) or 0
+        return Needed(examples=math.ceil(seen + unseen))
+    seeds = seeds_needed(distance, difference.seed_sd, difference.examples_error, alpha, POWER)
+    if seeds is not None:
+        return Needed(seeds=seeds)
+    allowed = distance / (critical_z(1 - alpha) + Z_POWER) / math.sqrt(2)  # half of the variance to the seeds
+    seeds = seeds_needed(distance, difference.seed_sd, allowed, alpha, POWER)
+    return Needed(examples=math.ceil(variance / allowed**2 + unseen), seeds=seeds)
 
 
 def scored_seeds(entry: Entry) -> tuple[int, ...]:
     return tuple(record.seed for record in entry.scored)
+
+
+def seed_notes(one: Entry, other: Entry) -> list[str]:
+    """What the intervals of these two leave out."""
+    notes = []
+    if 1 in (len(one.seeds), len(other.seeds)):
+        notes.append("one seed: the intervals leave out how much training varies")
+    if one.seeds != other.seeds:
+        notes.append("not the same seeds: they are not paired")
+    return notes

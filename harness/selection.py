@@ -91,7 +91,7 @@ def _of_model(given: str, evidence: Evidence, asked: str) -> Selection:
     model, slash, method = asked.rpartition("/")
     if not slash or model not in methods:
         known = ", ".join(sorted(methods)) or "none has finished"
-        raise unknown(f"model of run '{evidence.name}'", asked, methods, f"models there: {known}")
+        raise unknown("model", asked, methods, f"models of '{evidence.name}': {known}")
     if method not in methods[model]:
         there = ", ".join(sorted(methods[model]))
         raise unknown(f"method of {model}", method, methods[model], f"methods there: {there}")

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+_LOG_WIDTH = 1_000
+
 
 def echo_json(data: Any, *, indent: int = 2) -> None:
     """`indent` 0: all on one line."""
@@ -33,8 +35,11 @@ def given_settings(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if value not in (None, {}, (), [], "")}
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """A table without lines; columns named in `right` are numbers."""
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = (), whole_lines: bool = False
+) -> None:
+    """A table without lines; columns named in `right` are numbers. `whole_lines`: nothing is folded where it goes into
+    a log or a pipe."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -44,7 +49,8 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right
         table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+    width = _LOG_WIDTH if whole_lines and not sys.stdout.isatty() else None
+    Console(highlight=False, width=width).print(table)
 
 
 def program_name() -> str:
