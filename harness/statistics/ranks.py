@@ -73,7 +73,7 @@ def tie_groups(values: FloatArray, apart: BoolArray) -> list[int]:
 def pareto_front(columns: FloatArray) -> BoolArray:
     """(M,): models that no other beats or equals in every column (M, D) while beating it in one; higher is better.
     A model with a NaN is not on it and beats none."""
-    known = ~np.isnan(columns).any(axis=1)
+    known: BoolArray = np.all(~np.isnan(columns), axis=1)
     at_least = (columns[None, :, :] >= columns[:, None, :]).all(axis=-1)
     better = (columns[None, :, :] > columns[:, None, :]).any(axis=-1)
     front: BoolArray = known & ~(at_least & better & known[None, :]).any(axis=1)
