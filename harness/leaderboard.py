@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import msgspec
 
 from harness.board import SCHEMA_VERSION, Leaderboard, NoiseFloor, from_json
-from harness.errors import InputError
+from harness.errors import InputError, SetupError
 from harness.evidence import Evidence, Survey, gather, look_at, noise_floor
 from harness.ranking import RankOptions, rank_cells
 from harness.store import RunFolder, writing
@@ -30,10 +30,11 @@ class Standing:
 
 def standing_of(folder: RunFolder, options: RankOptions | None = None) -> Standing:
     """Rank everything the run holds; a result that cannot be read counts as failed. The board that the run keeps is
-    taken where it was made of the same results in the same way. Raises InputError where the folder is no run, or its
-    cells contradict each other."""
+    taken where it was made of the same results in the same way; one of the usual options is kept, if the folder may be
+    written. Raises InputError where the folder is no run, or its cells contradict each other."""
+    options = options or RankOptions()
     survey = look_at(folder)
-    made_of = _made_of(survey, options or RankOptions(), noise_floor(folder))
+    made_of = _made_of(survey, options, noise_floor(folder))
     kept = _kept_board(folder)
     if kept is not None and kept.made_of == made_of:
         return Standing(kept, survey.failures, survey.missing)
@@ -41,7 +42,11 @@ def standing_of(folder: RunFolder, options: RankOptions | None = None) -> Standi
     standing = ranked(evidence, options)
     if len(evidence.records) < len(survey.finished):  # the next time someone may read what could not be read now
         return standing
-    return replace(standing, board=msgspec.structs.replace(standing.board, made_of=made_of))
+    standing = replace(standing, board=msgspec.structs.replace(standing.board, made_of=made_of))
+    if options == RankOptions():
+        with suppress(SetupError):
+            write_leaderboard(folder, standing)
+    return standing
 
 
 def _made_of(survey: Survey, options: RankOptions, floor: NoiseFloor | None) -> str:

@@ -3,7 +3,7 @@
 results/<run>/
   run.json                              what the run consists of: RunRecord
   journal.jsonl                         the run's own events, one JSON object a line
-  leaderboard.json                      the ranking when the run last ended
+  leaderboard.json                      the ranking when the run last ended, or when it was last asked for
   evidence.json                         what was read of finished cells, to be read faster
   calibration.json                      the noise floor of the machine, where it was calibrated
   cells/<cell>/attempt-001/             spec.json, events.jsonl, log.txt, and result.json or failure.json,

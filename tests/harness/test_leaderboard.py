@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from harness import leaderboard
-from harness.board import Leaderboard
+from harness.board import Leaderboard, from_json
 from harness.calibration import Calibration
 from harness.composite import RankOptions
 from harness.entries import CellRecord
@@ -234,7 +234,6 @@ def forbid_ranking(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_board_that_is_up_to_date_is_not_made_again(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     first = standing_of(run)
-    write_leaderboard(run, first)
     ranked = forbid_ranking(monkeypatch)
     assert standing_of(run) == first
     assert ranked == []
@@ -276,11 +275,26 @@ def of_an_older_version(run: RunFolder) -> RankOptions | None:
 def test_a_board_of_something_else_is_made_anew(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, change: Callable[[RunFolder], RankOptions | None]
 ) -> None:
-    write_leaderboard(run, standing_of(run))
+    standing_of(run)
     options = change(run)
     ranked = forbid_ranking(monkeypatch)
-    assert standing_of(run, options) == standing_of(run, options)
-    assert ranked == [4, 4]
+    standing_of(run, options)
+    assert ranked == [4]
+
+
+def test_only_a_board_of_the_usual_options_is_kept(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = standing_of(run)
+    standing_of(run, RankOptions(weights={"f1": 1.0}))
+    assert from_json(run.leaderboard.read_bytes()) == usual.board
+
+
+def test_a_run_that_may_only_be_read_is_ranked_all_the_same(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(leaderboard, "write_atomic", refused)
+    assert len(standing_of(run).board.rows) == 2
+    assert not run.leaderboard.exists()
 
 
 def test_a_board_without_a_result_that_cannot_be_read_is_made_anew(run: RunFolder) -> None:
