@@ -16,7 +16,8 @@ import pytest
 
 from harness.report.charts import all_charts
 from harness.report.page import render
-from tests.chrome import Page, browsing
+from harness.report.png import SCALE, WIDTH, write_pngs
+from tests.chrome import Page, browsing, chromium
 from tests.harness.report_material import material
 from tests.harness.test_report_page import ALERT, hostile
 
@@ -302,6 +303,19 @@ def test_a_chart_is_saved_as_a_picture_without_a_network(page: Page) -> None:
     assert data.startswith(b"\x89PNG")
     assert struct.unpack(">II", data[16:24]) == (400, 300)
     assert page.console == []
+
+
+def test_each_chart_as_a_png_file(tmp_path: Path) -> None:
+    pytest.importorskip("kaleido")
+    chromium()
+    charts = all_charts(material(datasets=("sst2",)))[:2]
+    paths = write_pngs(charts, tmp_path / "charts")
+    assert [path.name for path in paths] == [f"{chart.id}.png" for chart in charts]
+    for path, chart in zip(paths, charts, strict=True):
+        data = path.read_bytes()
+        height = chart.figure["layout"]["height"]
+        assert struct.unpack(">II", data[16:24]) == (WIDTH * SCALE, height * SCALE)
+        assert len(data) > 10_000  # an empty picture of that size is smaller
 
 
 def test_print_has_every_chart(tab: Page, report: Path) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from harness.store import writing
 WIDTH = 1000  # px; drawn at twice that
 SCALE = 2
 _HEIGHT = 520
-_TITLE_ROOM = 64  # px above the drawing
+_PAPER = "#ffffff"
 _REMEDY = "pip install 'moodbench[png]'"
 
 
@@ -49,21 +48,6 @@ def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
 
 
 def _wanted(chart: Chart, path: Path) -> dict[str, Any]:
-    layout = {**chart.figure.get("layout", {})}
-    height = int(layout.get("height") or _HEIGHT) + _TITLE_ROOM
-    figure = {"data": chart.figure["data"], "layout": _titled(layout, chart.title, height)}
-    options = {"format": "png", "width": WIDTH, "height": height, "scale": SCALE}
-    return {"fig": figure, "path": str(path), "opts": options}
-
-
-def _titled(layout: Mapping[str, Any], title: str, height: int) -> dict[str, Any]:
-    """The page has the title beside the chart; a picture has to carry it. Plotly reads some HTML in it."""
-    margin = layout.get("margin", {})
-    return {
-        **layout,
-        "height": height,
-        "title": {"text": html.escape(title), "x": 0.02, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 18}},
-        "margin": {**margin, "t": margin.get("t", 30) + _TITLE_ROOM},
-        "paper_bgcolor": "#ffffff",
-        "plot_bgcolor": "#ffffff",
-    }
+    layout = {**chart.figure["layout"], "paper_bgcolor": _PAPER, "plot_bgcolor": _PAPER}
+    options = {"format": "png", "width": WIDTH, "height": int(layout.get("height") or _HEIGHT), "scale": SCALE}
+    return {"fig": {"data": chart.figure["data"], "layout": layout}, "path": str(path), "opts": options}
