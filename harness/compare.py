@@ -34,9 +34,10 @@ from harness.pairs import (
 )
 from harness.ratios import Ratio, speed_ratio
 from harness.selection import Match, Selection, label_of, matching
-from harness.statistics import BoolArray, FloatArray, IntArray, normal_cdf, seed_deviations, seed_draws, student_t
+from harness.statistics import BoolArray, FloatArray, IntArray, student_t
 from harness.statistics.paired import discordant_counts, mcnemar_exact
 from harness.statistics.power import minimum_detectable_difference
+from harness.statistics.seeds import pooled_freedom, two_part_p
 from harness.statistics.several import FEWEST_DATASETS, holm, wilcoxon_signed_rank
 
 DEFAULT_METRICS = (
@@ -48,9 +49,6 @@ DEFAULT_METRICS = (
     "memory_allocated_mb",
 )
 """What is compared unless asked for otherwise."""
-
-_SEED_REPLICATES = 1_000  # of what seeds add, in a table of all pairs
-_LEAST_ERROR = 1e-12
 
 
 @dataclass(frozen=True)
@@ -259,8 +257,8 @@ def _over_datasets(pairs: Sequence[Pair]) -> tuple[OverDatasets, ...]:
 
 
 def significance(entries: Sequence[Entry]) -> Significance:
-    """Of the scored entries of one dataset version. With one seed each: exact McNemar; with several: the bootstrap over
-    examples and seeds that `SharedExamples` draws, its part of the examples as the normal it tends to, so that p can be
+    """Of the scored entries of one dataset version. With one seed each: exact McNemar. With several: examples and seeds
+    as the bootstrap of `SharedExamples` has them, but by the distribution that its replicates tend to, so that p can be
     as small as a correction over all pairs takes. Raises ValueError without a scored entry."""
     scored = [entry for entry in entries if entry.scored]
     labels = common_labels([record for entry in scored for record in entry.scored])
@@ -269,7 +267,7 @@ def significance(entries: Sequence[Entry]) -> Significance:
     if all(len(rows) == 1 for rows in right):
         p, least = _by_mcnemar(labels, np.concatenate([stacked_predictions(entry) for entry in scored]))
     else:
-        p, least = _by_bootstrap(scored, right)
+        p, least = _by_seeds(scored, right)
     at = np.triu_indices(len(scored), 1)
     corrected = np.full((len(scored), len(scored)), np.nan)
     corrected[at] = corrected.T[at] = holm(p)
@@ -286,52 +284,67 @@ def _by_mcnemar(labels: IntArray, predicted: IntArray) -> tuple[FloatArray, Floa
     return mcnemar_exact(b, c), least
 
 
-def _by_bootstrap(entries: Sequence[Entry], right: Sequence[BoolArray]) -> tuple[FloatArray, FloatArray]:
+def _by_seeds(entries: Sequence[Entry], right: Sequence[BoolArray]) -> tuple[FloatArray, FloatArray]:
     """As `_by_mcnemar`, from which answers of each model were right, (S, n)."""
-    rngs = [np.random.default_rng([0, stream]) for stream in (1, 2)]
-    draws = [seed_draws(max(map(len, right)), _SEED_REPLICATES, rng) for rng in rngs]
     found = []
     for j, k in combinations(range(len(right)), 2):
-        paired = scored_seeds(entries[j]) == scored_seeds(entries[k])
-        found.append(_pair_by_bootstrap(right[j], right[k], draws, paired=paired))
-    p, least = np.array(found).reshape(-1, 2).T
-    return p, least
-
-
-def _pair_by_bootstrap(
-    one: BoolArray, other: BoolArray, draws: Sequence[FloatArray], *, paired: bool
-) -> tuple[float, float]:
-    """p, and the detectable difference."""
-    gap = other.mean(axis=0) - one.mean(axis=0)
-    sides = [other.astype(np.float64) - one] if paired else [one, other]
-    parts = [_seed_part(rows, rng) for rows, rng in zip(sides, draws, strict=False)]
-    shared = gap.var() / gap.size - sum(part.met for part in parts)
-    error = math.sqrt(max(shared, _LEAST_ERROR**2))
-    shifts = np.sum([part.shifts for part in parts], axis=0)  # symmetric about 0: their sign does not matter
-    tails = (float(normal_cdf(side * (gap.mean() + shifts) / error).mean()) for side in (-1, 1))
-    p = min(1.0, 2 * min(tails)) if gap.any() else 1.0
-    width = math.hypot(Z * error, *(student_t(part.seeds - 1) * part.error for part in parts if part.error))
-    return p, width + Z_POWER * math.hypot(error, *(part.error for part in parts))
+        same = scored_seeds(entries[j]) == scored_seeds(entries[k])
+        found.append(_paired_error(right[j], right[k]) if same else _unpaired_error(right[j], right[k]))
+    gaps = [right[k].mean() - right[j].mean() for j, k in combinations(range(len(right)), 2)]
+    p = [two_part_p(gap, one.examples, one.seeds, one.freedom) for gap, one in zip(gaps, found, strict=True)]
+    return np.array(p), np.array([one.detectable for one in found])
 
 
 @dataclass(frozen=True)
-class _SeedPart:
-    """What seeds add to a mean: replicates (B,) and standard error; `met`: the variance of the mean over examples that
-    is in this already, since each seed meets the examples in its own way."""
+class _Error:
+    """Of a difference in accuracy: standard errors of examples and seeds, and degrees of freedom of the latter."""
 
-    seeds: int
-    shifts: FloatArray
-    error: float
+    examples: float
+    seeds: float
+    freedom: int
+
+    @property
+    def detectable(self) -> float:
+        width = math.hypot(Z * self.examples, student_t(self.freedom) * self.seeds)
+        return width + Z_POWER * math.hypot(self.examples, self.seeds)
+
+
+def _paired_error(one: BoolArray, other: BoolArray) -> _Error:
+    """Of answers (S, n) with the same seeds."""
+    gaps = other.astype(np.float64) - one
+    mean = gaps.mean(axis=0)
+    error = _seed_error(gaps)
+    return _Error(_root(mean.var() / mean.size - error.met), error.seeds, max(1, len(gaps) - 1))
+
+
+def _unpaired_error(one: BoolArray, other: BoolArray) -> _Error:
+    """Of answers (S, n) and (T, n)."""
+    mean = other.mean(axis=0) - one.mean(axis=0)
+    first, second = _seed_error(one), _seed_error(other)
+    freedom = pooled_freedom(first.seeds, len(one), second.seeds, len(other))
+    examples = _root(mean.var() / mean.size - first.met - second.met)
+    return _Error(examples, math.hypot(first.seeds, second.seeds), freedom)
+
+
+@dataclass(frozen=True)
+class _SeedError:
+    """Standard error that seeds give a mean, and `met`, the variance over examples that is in it already: each seed
+    meets the examples in its own way."""
+
+    seeds: float
     met: float
 
 
-def _seed_part(rows: npt.NDArray[Any], draws: FloatArray) -> _SeedPart:
+def _seed_error(rows: npt.NDArray[Any]) -> _SeedError:
     """Of the mean of rows (S, n): as `mean_over_seeds` has it, with the variance over examples itself in place of that
     of replicates."""
     seeds, n = rows.shape
     if seeds == 1:
-        return _SeedPart(1, np.zeros(1), 0.0, 0.0)
-    figures = rows.mean(axis=1)
+        return _SeedError(0.0, 0.0)
     met = float((rows - rows.mean(axis=0)).var(axis=1).mean()) / n / (seeds - 1)
-    error = float(figures.std(ddof=1)) / math.sqrt(seeds)
-    return _SeedPart(seeds, seed_deviations(draws, seeds) @ figures, error, met)
+    return _SeedError(float(rows.mean(axis=1).std(ddof=1)) / math.sqrt(seeds), met)
+
+
+def _root(variance: float) -> float:
+    """Of an estimate that may come out below 0."""
+    return math.sqrt(max(variance, 0.0))
