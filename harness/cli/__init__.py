@@ -22,6 +22,8 @@ COMMANDS = {
     "resume": ("resume", "Finish what a run lacks."),
     "explain": ("explain", "Tell what became of a cell, attempt by attempt, and why."),
     "leaderboard": ("leaderboard", "Show the ranking of a run."),
+    "compare": ("compare", "Compare two models, or two runs, on the same test examples."),
+    "gate": ("gate", "Refuse a run that is worse than a baseline: for CI."),
     "report": ("report", "Write the report of a run: one HTML page, or its ranking as data."),
     "export": ("export", "Write a trained model as a folder that transformers loads."),
     "track": ("track", "Bring a run into MLflow."),
