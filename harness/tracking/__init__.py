@@ -1,8 +1,8 @@
 """The finished and failed cells of a run in MLflow: one experiment a suite, one MLflow run a cell.
 
-What is there already is found by its tags and left alone, so that tracking again adds what is new. A cell's run counts
-when its tag `moodbench.complete` is set, which comes last: what a killed export left is removed and made anew. A cell
-that was tried again has a new run, and the one before goes to MLflow's trash.
+What is there already is found by its tags and left alone, so that tracking again adds what is new. A cell's MLflow run
+counts when it has an end, which comes last: what a killed export left goes to MLflow's trash and is made anew. So does
+the run of a cell that was tried again, once the new one is whole.
 
 A run is tracked when it ends: while it lasts, the work would fall into windows in which speed is measured.
 """

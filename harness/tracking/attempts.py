@@ -50,7 +50,7 @@ def _digest(path: Path) -> str:
 
 def told_of(ended: Ended, record: RunRecord) -> TrackedCell:
     """A result counts as the leaderboard counts it: with predictions of the cell's test split. Raises ContractError."""
-    from harness.evidence import checked_predictions, checked_result
+    from harness.finished import checked_predictions, checked_result
 
     entry, attempt = ended.entry, ended.attempt
     origin = Origin(record.name, record.created, entry, attempt.number, ended.digest)

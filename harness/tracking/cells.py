@@ -20,14 +20,14 @@ from harness.record import CellEntry
 from harness.text import clean
 from runner.contract import PHASES, CellSpec, ContractError, CurvePoint, Failure, Quality, Result, Timing
 
-RUN_CREATED, CELL, DIGEST, LEFT_OUT, COMPLETE = (
+RUN_CREATED, CELL, DIGEST, LEFT_OUT = (
     "moodbench.run_created",
     "moodbench.cell",
     "moodbench.digest",
     "moodbench.left_out",
-    "moodbench.complete",
 )
 NOTE = "mlflow.note.content"
+Status = Literal["FINISHED", "FAILED"]
 # MLflow takes 6,000 and 8,000 characters, and names of 250.
 PARAM_CHARS, TAG_CHARS, PART_CHARS = 6_000, 8_000, 60
 MOST_POINTS, MOST_PARAMS, MOST_STEP = 20_000, 1_000, 2**53
@@ -63,7 +63,7 @@ class TrackedCell:
     """What MLflow is told of one attempt."""
 
     name: str
-    status: Literal["FINISHED", "FAILED"]
+    status: Status
     started_ms: int
     ended_ms: int
     tags: Mapping[str, str]

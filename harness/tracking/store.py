@@ -10,19 +10,21 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from harness.errors import SetupError
 from harness.text import clean
 from harness.tracking.address import artifact_folder, require_mlflow
-from harness.tracking.cells import CELL, COMPLETE, DIGEST, RUN_CREATED, TrackedCell
+from harness.tracking.cells import CELL, DIGEST, RUN_CREATED, Status, TrackedCell
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.tracking import MlflowClient
 
-METRICS_A_CALL, PARAMS_A_CALL, RUNS_A_PAGE = 1_000, 100, 1_000  # what MLflow takes
+METRICS_A_CALL, PARAMS_A_CALL, RUNS_A_PAGE = 900, 100, 1_000  # MLflow takes 1,000 things a call, 100 of them parameters
+WHOLE = get_args(Status)  # set last: until then an MLflow run is RUNNING
 MESSAGE_CHARS = 300
 # MLflow would try for four minutes to reach a server that is not there. What the user has set holds.
 PROBING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
@@ -94,7 +96,7 @@ class Store:
         runs: dict[str, list[Present]] = defaultdict(list)
         for run in self._runs(found.experiment_id, run_created):
             tags = run.data.tags
-            digest = tags.get(DIGEST) if COMPLETE in tags else None
+            digest = tags.get(DIGEST) if run.info.status in WHOLE else None
             runs[tags.get(CELL, "")].append(Present(run.info.run_id, digest))
         return Known(found.experiment_id, runs)
 
@@ -118,14 +120,13 @@ class Store:
         client = self._client
         run = client.create_run(experiment_id, start_time=cell.started_ms, tags=dict(cell.tags), run_name=cell.name)
         run_id = run.info.run_id
-        for params in _in_parts([Param(*item) for item in cell.params.items()], PARAMS_A_CALL):
-            client.log_batch(run_id, params=params, synchronous=True)
-        points = [Metric(point.name, point.value, point.t_ms, point.step) for point in cell.points]
-        for metrics in _in_parts(points, METRICS_A_CALL):
-            client.log_batch(run_id, metrics=metrics, synchronous=True)
+        params = [Param(*item) for item in cell.params.items()]
+        metrics = [Metric(point.name, point.value, point.t_ms, point.step) for point in cell.points]
+        parts = (_in_parts(metrics, METRICS_A_CALL), _in_parts(params, PARAMS_A_CALL))
+        for some_metrics, some_params in zip_longest(*parts, fillvalue=()):
+            client.log_batch(run_id, metrics=some_metrics, params=some_params, synchronous=True)
         client.log_artifacts(run_id, str(artifacts))
         client.set_terminated(run_id, status=cell.status, end_time=cell.ended_ms)
-        client.set_tag(run_id, COMPLETE, "1", synchronous=True)
 
     def discard(self, run_ids: Sequence[str]) -> None:
         """Into MLflow's trash, from which they can be restored."""

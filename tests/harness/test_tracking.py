@@ -371,7 +371,7 @@ track(RunFolder(Path(sys.argv[1])), sys.argv[2])
 
 
 @needs_mlflow
-@pytest.mark.parametrize("call", ["log_batch", "log_artifacts", "set_tag"])
+@pytest.mark.parametrize("call", ["log_batch", "log_artifacts", "set_terminated"])
 def test_killed_halfway_it_is_made_whole(tmp_path: Path, store: Path, call: str) -> None:
     first, second = spec_of("a"), spec_of("b")
     run = Run(tmp_path / "r", store, first, second)
