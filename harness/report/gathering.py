@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from harness.errors import InputError
 from harness.evidence import Evidence, gather
 from harness.examples import probabilities, test_examples
 from harness.finished import checked_result
-from harness.leaderboard import ranked
+from harness.leaderboard import standing_of
 from harness.nps import Nps, nps_of
 from harness.record import CellEntry, RunRecord
 from harness.report.labels import RowKey, labels_of, row_key
@@ -27,7 +26,6 @@ from runner.contract import ContractError
 MOST_DISAGREEMENTS = 200  # of a dataset
 TEXT_CHARS = 600
 BINS = 15
-_READERS = 2  # threads: while one waits for the disk, or in pyarrow, the other computes
 
 
 @dataclass(frozen=True)
@@ -42,17 +40,14 @@ class _Texts:
 def gather_material(folder: RunFolder) -> Material:
     """Everything that a report of the run shows. Raises InputError where the folder is no run, its cells contradict
     each other, or a result changed while it was read."""
+    standing = standing_of(folder)
+    evidence = gather(folder)  # after the ranking: of a run that goes on it has what that has, and perhaps more
     run = folder.read_record()
-    evidence = gather(folder)
-    with ThreadPoolExecutor(1) as beside:
-        scores = beside.submit(_nps, evidence)
-        standing = ranked(evidence)
-        sections = tuple(_sections(run, standing.board, evidence.records))
-        found, no_nps = scores.result()
+    found, no_nps = _nps(evidence)
     return Material(
         run=run,
         board=standing.board,
-        sections=sections,
+        sections=tuple(_sections(run, standing.board, evidence.records)),
         nps=found,
         no_nps=no_nps,
         failures=standing.failures,
@@ -78,7 +73,16 @@ def _sections(run: RunRecord, board: Leaderboard, records: Sequence[CellRecord])
     labels = labels_of(board)
     for (dataset, fingerprint), rows in versions.items():
         here = [record for record in records if (record.dataset, record.fingerprint) == (dataset, fingerprint)]
-        yield _section(rows, entries_of(here), labels, cells)
+        yield _section(rows, _entries_as_ranked(rows, here), labels, cells)
+
+
+def _entries_as_ranked(rows: Sequence[Row], records: Sequence[CellRecord]) -> tuple[Entry, ...]:
+    """Without what has arrived since. Raises InputError where something has gone."""
+    ranked = {(row_key(row), seed) for row in rows for seed in row.seeds}
+    found = {(RowKey(one.model, one.method, one.device), one.seed): one for one in records}
+    if not ranked <= found.keys():
+        raise InputError("the run changed while it was read", "run the same command again")
+    return entries_of([one for one in records if (RowKey(one.model, one.method, one.device), one.seed) in ranked])
 
 
 def _section(
@@ -96,8 +100,13 @@ def _section(
         fingerprint=first.fingerprint,
         label_names=first.result.label_names,
         rows=tuple(
-            ReportRow(row, labels[row_key(row)], tuple(cells[one.cell] for one in entry.records), reliability)
-            for row, entry, reliability in zip(rows, ordered, _reliabilities(ordered), strict=True)
+            ReportRow(
+                row=row,
+                label=labels[row_key(row)],
+                cells=tuple(cells[one.cell] for one in entry.records),
+                reliability=_reliability_of(entry),
+            )
+            for row, entry in zip(rows, ordered, strict=True)
         ),
         significance=_significance(tuple(scored.values())),
         disagreements=() if texts.missing else _disagreements(divided, answers, scored, texts),
@@ -125,11 +134,6 @@ def _significance(entries: Sequence[Entry]) -> Significance | None:
 
 
 # --- calibration --------------------------------------------------------------------------------
-
-
-def _reliabilities(entries: Sequence[Entry]) -> list[Reliability | None]:
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(_reliability_of, entries))
 
 
 def _reliability_of(entry: Entry) -> Reliability | None:

@@ -12,6 +12,7 @@ import pytest
 
 from harness.cli import main
 from harness.errors import InputError, SetupError
+from harness.evidence import Evidence, gather
 from harness.report import png
 from harness.report.gathering import MOST_DISAGREEMENTS, TEXT_CHARS, cut, gather_material, most_divided, reliability
 from harness.report.labels import labels_of
@@ -240,14 +241,33 @@ def test_a_folder_that_cannot_be_written(run: Run, tmp_path: Path, capsys: pytes
 def test_a_result_that_changes_meanwhile(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from harness.report import gathering
 
-    def changed(*_: object) -> object:
+    def changing(folder: RunFolder) -> Evidence:
+        found = gather(folder)
         run.folder.attempt(run.specs[0].cell, 1).result.write_text("{}")
         return found
 
-    found = gathering.gather(run.folder)
-    monkeypatch.setattr(gathering, "gather", changed)
+    monkeypatch.setattr(gathering, "gather", changing)
     with pytest.raises(InputError, match="changed while it was read"):
         gather_material(run.folder)
+
+
+def test_a_result_that_arrives_meanwhile_waits_for_the_next_report(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.report import gathering
+
+    late = [builders.cell(name, seed=3, dataset=run.dataset, method="lora") for name in ("MiniLM", "new")]
+
+    def growing(folder: RunFolder) -> Evidence:
+        run.folder.extend("r", {}, late)
+        for spec in late:
+            run.finish(spec, wrong=range(2))
+        return gather(folder)
+
+    monkeypatch.setattr(gathering, "gather", growing)
+    [section] = gather_material(run.folder).sections
+    assert [[cell.record.seed for cell in row.cells] for row in section.rows] == [[1, 2]] * 3
+    monkeypatch.undo()
+    [section] = gather_material(run.folder).sections
+    assert {row.label for row in section.rows} == {"MiniLM lora", "MiniLM full", "majority", "new"}
 
 
 # --- PNG ------------------------------------------------------------------------------------------
