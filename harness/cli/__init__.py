@@ -24,6 +24,7 @@ COMMANDS = {
     "leaderboard": ("leaderboard", "Show the ranking of a run."),
     "compare": ("compare", "Compare two models, or two runs, on the same test examples."),
     "gate": ("gate", "Refuse a run that is worse than a baseline: for CI."),
+    "nps": ("nps", "Show the Net Promoter Score of reviews: actual, and by each model."),
     "report": ("report", "Write the report of a run: one HTML page, or its ranking as data."),
     "export": ("export", "Write a trained model as a folder that transformers loads."),
     "track": ("track", "Bring a run into MLflow."),
