@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.options import results_option
+from harness.tracking import ADAPTER_MB
 
 if TYPE_CHECKING:
     from harness.tracking import TrackingReport
@@ -32,7 +33,7 @@ Exit codes: 0 all that has ended is tracked; 1 some of it is damaged; 2 usage; 3
 @click.option(
     "--adapter-mb",
     type=click.IntRange(min=0),
-    default=50,
+    default=ADAPTER_MB,
     show_default=True,
     help="Trained weights of a cell are kept in MLflow, too, up to so many MB.",
 )

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import pytest
 
 from harness.cli import main
 from harness.errors import InputError, SetupError
+from harness.record import RunRecord
 from harness.request import Control, RunOptions
 from harness.store import AttemptPaths, RunFolder
 from harness.suite import Suite, as_mapping
@@ -558,13 +559,17 @@ def test_a_store_that_does_not_answer(
     assert part in capsys.readouterr().err
 
 
-def end_of_run(run: Run, uri: str, control: Callable[[Control], None] = lambda control: None) -> list[str]:
+def end_of_run(run: Run, uri: str, *, stopped: bool = False, at_once: bool = False) -> list[str]:
+    """What the engine tells when the run ends; `stopped`: it was asked to before, `at_once`: again, meanwhile."""
     notes: list[str] = []
 
     async def end() -> None:
-        asked = Control()
-        control(asked)
-        await track_ended_run(run.folder, uri, notes.append, asked)
+        control = Control()
+        if stopped:
+            control.stop()
+        if at_once:
+            asyncio.get_running_loop().call_soon(lambda: control.stop(now=True))
+        await track_ended_run(run.folder, uri, notes.append, control)
 
     asyncio.run(end())
     return notes
@@ -579,6 +584,27 @@ def test_a_run_that_cannot_be_tracked_says_how_it_can_later(run: Run) -> None:
 
 
 @needs_mlflow
-def test_an_interrupted_run_is_tracked_unless_it_is_to_end_at_once(run: Run) -> None:
+def test_an_interrupted_run_is_tracked(run: Run) -> None:
     run.finish(spec_of())
-    assert end_of_run(run, run.uri, lambda control: control.stop())[1].startswith("tracked 1 cells")
+    [_, said] = end_of_run(run, run.uri, stopped=True)
+    assert said.startswith("tracked 1 cells") and len(run.kept()) == 1
+
+
+@needs_mlflow
+def test_who_asks_to_stop_at_once_does_not_wait_for_the_rest(run: Run) -> None:
+    run.finish(spec_of())
+    [_, first, rest] = end_of_run(run, run.uri, stopped=True, at_once=True)
+    assert first.startswith("tracked 0 cells") and rest.startswith("stopped before all were tracked")
+    assert run.kept() == []
+
+
+class Faulty(RunFolder):
+    def read_record(self) -> RunRecord:
+        raise RuntimeError("a fault of ours")
+
+
+def test_a_fault_of_ours_fails_no_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run.folder = Faulty(run.folder.folder)
+    [_, said] = end_of_run(run, run.uri)
+    assert said.startswith("not tracked: RuntimeError: a fault of ours")
+    assert "Traceback" in capsys.readouterr().err
