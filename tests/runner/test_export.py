@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -113,21 +114,29 @@ def test_scratch(make_spec: MakeSpec, tmp_path: Path) -> None:
     np.testing.assert_allclose(answers(tmp_path / "to"), expected, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
 @pytest.mark.parametrize("kind", DECODERS)
-def test_a_tokenizer_that_pads_on_the_left(
-    kind: str, checkpoint: Checkpoint, make_spec: MakeSpec, tmp_path: Path, tokenizer: Any
+def test_what_plain_code_does_otherwise_with_a_decoder(
+    kind: str, merge: bool, checkpoint: Checkpoint, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
-    """Plain code gives a decoder no positions: padded on the left, its answers would depend on the batch."""
+    """It gives no positions, so that padding on the left would shift them; it passes on whatever the tokenizer makes;
+    and without a pad token it takes no batch."""
     base = tmp_path / "base"
-    base.mkdir()
-    for file in checkpoint(kind).iterdir():
-        (base / file.name).write_bytes(file.read_bytes())
-    settings = json.loads((base / "tokenizer_config.json").read_text())
-    (base / "tokenizer_config.json").write_text(json.dumps(settings | {"padding_side": "left"}))
+    shutil.copytree(checkpoint(kind), base)
+    alter(
+        base / "tokenizer_config.json",
+        padding_side="left",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    alter(base / "config.json", pad_token_id=None)
     spec = make_spec(base)
     expected = train(spec, tmp_path / "adapter")
-    exported(spec, tmp_path / "adapter", tmp_path / "to", merge=True)
+    exported(spec, tmp_path / "adapter", tmp_path / "to", merge=merge)
     np.testing.assert_allclose(answers(tmp_path / "to"), expected, atol=TOLERANCE, rtol=0)
+
+
+def alter(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_label_names_and_limits_go_along(checkpoint: Checkpoint, make_spec: MakeSpec, tmp_path: Path) -> None:
