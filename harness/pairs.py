@@ -233,8 +233,8 @@ def needed(difference: Difference, distance: float, alpha: float = ALPHA) -> Nee
     unseen = difference.rows * difference.unseen / distance
     variance = difference.rows * difference.examples_error**2  # of one example
     if difference.seed_sd == 0:
-        seen = examples_needed(distance, variance + distance**2, alpha, POWER) or 0
-        return Needed(examples=math.ceil(seen + unseen))
+        seen = examples_needed(distance, variance + distance**2, alpha, POWER) if variance else None
+        return Needed(examples=math.ceil((seen or 0) + unseen))
     seeds = seeds_needed(distance, difference.seed_sd, difference.examples_error, alpha, POWER)
     if seeds is not None:
         return Needed(seeds=seeds)
