@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 
 from harness.errors import InputError, SetupError
-from harness.evidence import checked_result
 from harness.executors.choice import executor_of_jobs
+from harness.finished import checked_result
 from harness.jobs import Jobs, problem_of, stoppable
 from harness.record import CellEntry
 from harness.scratch import scratch, sweep

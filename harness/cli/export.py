@@ -14,9 +14,10 @@ Examples:
   moodbench export demo minilm-l6--starter-sentiment--lora--s42 --to my-classifier
   moodbench export results/nightly bert-tiny--sst2--full --to out/sst2 --merge
 
-The folder holds weights, tokenizer, label names, a model card and moodbench.json, and is loaded by
+\b
+The folder holds weights, tokenizer, label names, a model card and moodbench.json; this loads it:
   pipeline("text-classification", model=DIR, truncation=True)
-A LoRA adapter is written beside its base model, which needs peft to be loaded; --merge puts both into one.
+A LoRA adapter is written beside its base model, and needs peft to be loaded; --merge makes one model of both.
 Exit codes: 0 it is there; 2 no such cell, nothing to export, or a folder in use; 3 environment; 130 interrupted.
 """
 
