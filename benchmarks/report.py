@@ -10,7 +10,7 @@ the figures are drawn at random; files and formats are the real thing.
 
 Each measurement is `moodbench report` in a process of its own, start of Python included. `first`: nothing of the run
 was read before, its files are not in memory. `again`: as it is asked for the second time. The last lines of the output
-are a Markdown table of medians and ranges. Making the run takes some seconds.
+are a Markdown table of medians and ranges; CPU seconds are those of all its threads. Making the run takes some seconds.
 """
 
 from __future__ import annotations
@@ -157,19 +157,27 @@ def measurements(run: RunFolder, rounds: int) -> Iterator[dict[str, float]]:
     page = run.folder / "report.html"
     for _ in range(rounds):
         run.evidence.unlink(missing_ok=True)
+        run.leaderboard.unlink(missing_ok=True)
         _forget(run.folder.parent)
-        first, first_mb = _report(run)
-        again, again_mb = _report(run)
+        first, again = _report(run), _report(run)
         yield {
-            "first, s": first,
-            "again, s": again,
+            "first, s": first.seconds,
+            "first, CPU s": first.cpu_s,
+            "again, s": again.seconds,
+            "again, CPU s": again.cpu_s,
             "page, MB": page.stat().st_size / 2**20,
-            "peak memory, MB": max(first_mb, again_mb),
+            "peak memory, MB": max(first.peak_mb, again.peak_mb),
         }
 
 
-def _report(run: RunFolder) -> tuple[float, float]:
-    """Seconds, and MB at the most."""
+@dataclass(frozen=True)
+class Cost:
+    seconds: float
+    cpu_s: float
+    peak_mb: float
+
+
+def _report(run: RunFolder) -> Cost:
     command = [sys.executable, "-m", "harness.cli", "report", str(run.folder)]
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -177,7 +185,7 @@ def _report(run: RunFolder) -> tuple[float, float]:
     seconds = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, "the report failed"
-    return seconds, usage.ru_maxrss / 1024
+    return Cost(seconds=seconds, cpu_s=usage.ru_utime + usage.ru_stime, peak_mb=usage.ru_maxrss / 1024)
 
 
 def _forget(folder: Path) -> None:
