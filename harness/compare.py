@@ -259,7 +259,8 @@ def _over_datasets(pairs: Sequence[Pair]) -> tuple[OverDatasets, ...]:
 def significance(entries: Sequence[Entry]) -> Significance:
     """Of the scored entries of one dataset version. With one seed each: exact McNemar. With several: examples and seeds
     as the bootstrap of `SharedExamples` has them, but by the distribution that its replicates tend to, so that p can be
-    as small as a correction over all pairs takes. Raises ValueError without a scored entry."""
+    as small as a correction over all pairs takes; between models of other seeds by Welch's degrees of freedom, with
+    which p is smaller than by two heavy tails. Raises ValueError without a scored entry."""
     scored = [entry for entry in entries if entry.scored]
     labels = common_labels([record for entry in scored for record in entry.scored])
     right = [stacked_predictions(entry) == labels for entry in scored]

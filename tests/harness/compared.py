@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -69,13 +70,13 @@ def finish(run: RunFolder, one: CellSpec, predicted: Sequence[int], *, ms: float
     write_atomic(attempt.result, encode(replace(result, summary=summary, timing=timing(ms), provenance=where)))
 
 
-def run_of(results: Path, name: str, cells: dict[CellSpec, Sequence[int] | None], **speed: float) -> RunFolder:
-    """A run of these cells: their answers, or None where one has not run."""
+def run_of(results: Path, name: str, *cells: tuple[CellSpec, Sequence[int] | None], **speed: Any) -> RunFolder:
+    """A run of these cells: their answers, or None where one has not run; `speed` as `finish` takes it."""
     run = RunFolder(results / name)
-    run.extend(name, {}, list(cells))
-    for one, predicted in cells.items():
+    run.extend(name, {}, [one for one, _ in cells])
+    for one, predicted in cells:
         if predicted is not None:
-            finish(run, one, predicted, ms=speed.get("ms", 5.0))
+            finish(run, one, predicted, **speed)
     return run
 
 
