@@ -70,6 +70,11 @@ def test_the_seeds_needed_suffice_and_no_fewer_do(difference: float, seed_sd: fl
     assert seeds_find(needed // 2, difference, seed_sd, examples_error) < 0.7
 
 
+def test_few_seeds_pay_for_not_knowing_how_they_vary() -> None:
+    """Five: (2.776 + 0.842) 0.01 / sqrt(5) is 0.0162; four: (3.182 + 0.842) 0.01 / sqrt(4) is 0.0201, and too much."""
+    assert st.seeds_needed(0.02, 0.01, 0.0) == 5
+
+
 def test_seeds_at_the_ends() -> None:
     assert st.seeds_needed(0.02, 0.02, 0.02 / 2.8) is None  # z of 0.975 and of 0.8 are 2.802 together
     assert st.seeds_needed(0.02, 0.02, 0.02 / 2.81) is not None
