@@ -142,7 +142,8 @@ def _quality(dataset: str, names: tuple[str, ...], labels: np.ndarray, predicted
 def _timing(model: Model, requests: int, rng: np.random.Generator) -> Timing:
     samples = model.ms * np.exp(0.15 * rng.standard_normal(requests)) + 0.3 * model.ms * (rng.random(requests) > 0.9)
     p50, p90, p95 = (float(np.quantile(samples, q)) for q in (0.5, 0.9, 0.95))
-    throughput = tuple(_throughput(size, 1000 / model.ms * size**0.6) for size in BATCH_SIZES)
+    drift = 1 + 0.03 * rng.standard_normal()  # from process to process
+    throughput = tuple(_throughput(size, drift * 1000 / model.ms * size**0.6) for size in BATCH_SIZES)
     windows = tuple(
         Window(
             number=n, block=n, t=0.0, seconds=1.0, requests=requests // 5, mean_ms=p50, p50_ms=p50 * (1 + 0.01 * n),

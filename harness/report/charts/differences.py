@@ -212,33 +212,30 @@ def _ratio_line(name: str, figure: Figure, confidence: float) -> str:
 
 def scaling(scene: Scene) -> Iterator[Chart]:
     """Accuracy against parameters; a column for each dataset."""
-    sized = {part.slug: [one.row for one in part.rows if _has_size(one.row)] for part in scene.parts}
-    parts = [part for part in scene.parts if len({row.model for row in sized[part.slug]}) > 1]
-    if not parts:
+    sized = [(part, [one.row for one in part.rows if _has_size(one.row)]) for part in scene.parts]
+    shown = [(part, rows) for part, rows in sized if len({row.model for row in rows}) > 1]
+    if not shown:
         return
-    columns = min(3, len(parts))
-    lines = math.ceil(len(parts) / columns)
+    columns = min(3, len(shown))
+    lines = math.ceil(len(shown) / columns)
     plot_px = 300 * lines + 90 * (lines - 1)
-    slots = slots_of(len(parts), columns, 0.07, 90 / plot_px)
+    slots = slots_of(len(shown), columns, 0.07, 90 / plot_px)
     layout: Json = {
         "height": 84 + plot_px + 100,
         "margin": {"t": 84, "r": 20},
         "hovermode": "closest",
         "legend": legend_below(),
-        "annotations": [panel_title(slot, short(part.title, 24)) for slot, part in zip(slots, parts, strict=True)],
+        "annotations": [panel_title(slot, short(part.title, 24)) for slot, (part, _) in zip(slots, shown, strict=True)],
     }
-    traces: list[Json] = method_legend(row.method for part in parts for row in sized[part.slug])
-    for slot, part in zip(slots, parts, strict=True):
-        rows = sized[part.slug]
-        sizes = [row.parameters for row in rows]
-        x = log_axis("parameters", sizes, most_ticks=5, domain=slot.x, anchor=f"y{slot.suffix}")
-        layout[f"xaxis{slot.suffix}"] = x
-        title = "accuracy (share)" if slot.column == 0 else ""
-        layout[f"yaxis{slot.suffix}"] = axis(title, domain=slot.y, anchor=f"x{slot.suffix}")
+    traces: list[Json] = method_legend(row.method for _, rows in shown for row in rows)
+    for slot, (part, rows) in zip(slots, shown, strict=True):
+        x = log_axis("parameters", [row.parameters for row in rows], most_ticks=5)
+        y = axis("" if slot.column else "accuracy (share)")
+        layout[f"xaxis{slot.suffix}"] = {**x, "domain": slot.x, "anchor": f"y{slot.suffix}"}
+        layout[f"yaxis{slot.suffix}"] = {**y, "domain": slot.y, "anchor": f"x{slot.suffix}"}
         traces += placed(slot, [_sized_dots(scene, rows), *_fits(scene, part, rows)])
-    yield chart(
-        "size-scaling", "Accuracy against size", DIFFERENCES, _scaling_note(scene), {"data": traces, "layout": layout}
-    )
+    figure = {"data": traces, "layout": layout}
+    yield chart("size-scaling", "Accuracy against size", DIFFERENCES, _scaling_note(scene), figure)
 
 
 def _has_size(row: Row) -> bool:

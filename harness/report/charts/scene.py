@@ -27,7 +27,7 @@ NPS = "Net Promoter Score"
 
 @dataclass(frozen=True)
 class Part:
-    """A section with a name that no other has (`title`), and as part of a chart's id (`slug`)."""
+    """A section with a name that no other has (`title`). `slug`: what the ids of its charts end in."""
 
     section: Section
     title: str
@@ -100,9 +100,8 @@ def scene_of(material: Material) -> Scene:
 
 def _parts(sections: Sequence[Section]) -> tuple[Part, ...]:
     versions = Counter(section.dataset for section in sections)
-    slugs = unique([slug(section.dataset) for section in sections])
     titles = [clean(f"{s.dataset} ({s.fingerprint[:8]})" if versions[s.dataset] > 1 else s.dataset) for s in sections]
-    return tuple(Part(*part) for part in zip(sections, titles, slugs, strict=True))
+    return tuple(Part(section, title, slug(section.dataset)) for section, title in zip(sections, titles, strict=True))
 
 
 def unique(names: Sequence[str]) -> list[str]:

@@ -31,7 +31,6 @@ def escaped(text: str) -> str:
 
 def short(text: str, chars: int = LABEL_CHARS) -> str:
     """Escaped, and cut in the middle where it is long: names tend to differ at their ends."""
-    text = clean(text)
     if len(text) > chars:
         tail = chars // 3
         text = f"{text[: chars - tail - 1]}…{text[-tail:]}"
