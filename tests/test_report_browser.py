@@ -25,7 +25,7 @@ DRAWN = "document.documentElement.dataset.charts === 'drawn'"
 # What a chart of any kind is made of: points, lines, bars, cells of a heatmap, shapes; axes and legends are not.
 MARKS = (
     ".points path, .points path.point, path.js-line, .bars path, .hm image, .violins path, .boxes path, path.box, "
-    ".errorbar path, .textpoint, .heatmaplayer image, .shapelayer path, .scatterlayer path, .barlayer path"
+    ".errorbar path, .textpoint, .heatmaplayer image, .scatterlayer path, .barlayer path"
 )
 
 

@@ -125,14 +125,18 @@ def _headline(verdict: Verdict) -> Html:
     names = joined(_between([tag("strong", name) for name in verdict.winners]))
     verb = "share the first place" if many else "comes first"
     said = tag("p", names, f" {verb} {verdict.scope}.", class_="lead")
-    return joined([said, tag("p", _badge(verdict), " ".join(verdict.sentences), class_="sure"), _marks(verdict)])
+    return joined([said, tag("p", _badge(verdict), _said(verdict), class_="sure"), _marks(verdict)])
 
 
 def _card(verdict: Verdict) -> Html:
     names = joined(_between([tag("strong", name) for name in verdict.winners])) or "–"
     head = tag("h3", verdict.scope.removeprefix("on "), _badge(verdict))
-    said = tag("p", " ".join(verdict.sentences))
+    said = tag("p", _said(verdict))
     return tag("article", head, tag("p", names, class_="winner"), said, _marks(verdict), class_="card")
+
+
+def _said(verdict: Verdict) -> str:
+    return " ".join(verdict.sentences).replace(" %", "\u00a0%")  # no line ends before the sign
 
 
 def _marks(verdict: Verdict) -> Html:
