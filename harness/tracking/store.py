@@ -10,7 +10,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, get_args
 
@@ -23,13 +22,12 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.tracking import MlflowClient
 
-METRICS_A_CALL, PARAMS_A_CALL, RUNS_A_PAGE = 900, 100, 1_000  # MLflow takes 1,000 things a call, 100 of them parameters
 WHOLE = get_args(Status)  # set last: until then an MLflow run is RUNNING
 MESSAGE_CHARS = 300
 # MLflow would try for four minutes to reach a server that is not there. What the user has set holds.
 PROBING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "ERROR"}
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true"}
 
 T = TypeVar("T")
 
@@ -78,6 +76,7 @@ class Store:
 
     uri: str
     _client: MlflowClient = field(repr=False)
+    runs_a_page: int = 1_000
 
     def known(self, experiment: str, run_created: float) -> Known:
         """The experiment, made where there is none, and what it holds of the run that was created then."""
@@ -104,7 +103,7 @@ class Store:
         ours = f"tags.`{RUN_CREATED}` = '{run_created!r}'"
         token: str | None = None
         while True:
-            page = self._client.search_runs([experiment_id], ours, max_results=RUNS_A_PAGE, page_token=token)
+            page = self._client.search_runs([experiment_id], ours, max_results=self.runs_a_page, page_token=token)
             yield from page
             token = page.token
             if not token:
@@ -122,9 +121,7 @@ class Store:
         run_id = run.info.run_id
         params = [Param(*item) for item in cell.params.items()]
         metrics = [Metric(point.name, point.value, point.t_ms, point.step) for point in cell.points]
-        parts = (_in_parts(metrics, METRICS_A_CALL), _in_parts(params, PARAMS_A_CALL))
-        for some_metrics, some_params in zip_longest(*parts, fillvalue=()):
-            client.log_batch(run_id, metrics=some_metrics, params=some_params, synchronous=True)
+        client.log_batch(run_id, metrics, params, synchronous=True)  # it makes the calls as large as a store takes them
         client.log_artifacts(run_id, str(artifacts))
         client.set_terminated(run_id, status=cell.status, end_time=cell.ended_ms)
 
@@ -154,10 +151,6 @@ def _problem(uri: str, error: Exception) -> SetupError:
     elif "db upgrade" in str(error):
         hint = f"keep a copy of the database, then `mlflow db upgrade {uri}`"
     return SetupError(f"MLflow at {uri} refused: {said}", hint)
-
-
-def _in_parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 @contextmanager

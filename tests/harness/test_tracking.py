@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from harness.tracking import TrackingReport, track
 from harness.tracking.address import checked_uri
 from harness.tracking.cells import Origin, finished_cell, safe
 from harness.tracking.ending import track_ended_run
+from harness.tracking.store import opened
 from runner.contract import (
     CellSpec,
     Choice,
@@ -335,6 +337,18 @@ def test_again_adds_what_is_new(tmp_path: Path, store: Path) -> None:
 
 
 @needs_mlflow
+def test_more_runs_than_a_page_holds(tmp_path: Path, store: Path) -> None:
+    specs = [spec_of(name) for name in "abc"]
+    run = Run(tmp_path / "r", store, *specs)
+    for spec in specs:
+        run.finish(spec)
+    run.track()
+    with opened(run.uri) as answering:
+        known = replace(answering, runs_a_page=1).known("r", run.folder.read_record().created)
+    assert set(known.runs) == {spec.cell for spec in specs}
+
+
+@needs_mlflow
 def test_what_was_tried_again_takes_the_place_of_what_failed(run: Run) -> None:
     run.fail(spec_of())
     run.track()
@@ -507,14 +521,41 @@ def test_a_result_without_end_is_damaged(run: Run) -> None:
 
 
 @needs_mlflow
-def test_it_is_quiet_and_leaves_no_trace_in_the_process(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_leaves_no_trace_in_the_process(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
     run.finish(spec_of())
     before, threads = dict(os.environ), set(threading.enumerate())
     run.track()
     assert dict(os.environ) == before
     assert set(threading.enumerate()) == threads
-    out, err = capfd.readouterr()
-    assert (out, err) == ("", "")
+
+
+ALONE = """
+import sys
+from harness.cli import main
+
+code = main(["track", sys.argv[1], "--uri", sys.argv[2]])
+from mlflow.telemetry import get_telemetry_client
+
+sys.exit("it sends telemetry" if get_telemetry_client() is not None else code)
+"""
+
+
+@needs_mlflow
+def test_a_process_of_its_own_is_quiet_and_contacts_nobody(run: Run, tmp_path: Path) -> None:
+    """Where MLflow has to make its tables, and nothing tells it that this is a test."""
+    run.finish(spec_of())
+    kept = ("PATH", "HOME", "PYTHONPATH", "MOODBENCH_CACHE")
+    child = subprocess.run(
+        [sys.executable, "-c", ALONE, str(run.folder.folder), f"sqlite:///{tmp_path}/new.db"],
+        env={name: os.environ[name] for name in kept if name in os.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (child.returncode, child.stderr) == (0, "")
+    assert child.stdout.startswith("tracked 1 cells")
 
 
 # --- the command, and the end of a run -----------------------------------------------------------
