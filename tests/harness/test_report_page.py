@@ -10,10 +10,13 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
+from harness.board import FLAG_MEANINGS
+from harness.report.critique import critique
 from harness.report.html import Html, data_block, joined, lines, tag
 from harness.report.material import Chart, Disagreement, Material
 from harness.report.page import plotly_source, render
 from harness.report.verdict import verdicts
+from runner.contract import Choice
 from tests.harness.report_material import material
 
 ALERT = "<script>alert(1)</script>"
@@ -211,3 +214,69 @@ def test_no_verdict_without_ranks_or_rivals() -> None:
     assert (none.winners, none.sureness) == ((), "none")
     assert (only.winners, only.sureness) == (("Qwen3-0.6B",), "none")
     assert "nothing to compare" in only.sentences[0]
+
+
+# --- what speaks against the numbers --------------------------------------------------------------
+
+
+def with_cells(*changes: dict[str, object]) -> Material:
+    """The first cells of the first dataset have these fields in their results."""
+    given = material(failures=(), missing=0)
+    first, *others = given.sections
+    rows = []
+    for place, row in enumerate(first.rows):
+        cell, *more = row.cells
+        fields = changes[place] if place < len(changes) else {}
+        result = msgspec.structs.replace(cell.result, **fields)
+        rows.append(dataclasses.replace(row, cells=(dataclasses.replace(cell, result=result), *more)))
+    return dataclasses.replace(given, sections=(dataclasses.replace(first, rows=tuple(rows)), *others))
+
+
+def test_warnings_that_differ_in_numbers_alone_are_one_remark() -> None:
+    given = with_cells(
+        {"warnings": ("disturbed: other work took 0.22 cores", "stopped at step 42")},
+        {"warnings": ("disturbed: other work took 1.5 cores; other work took 2 cores", "stopped at step 42")},
+    )
+    page = str(critique(given))
+    cells = ", ".join(row.cells[0].result.cell for row in given.sections[0].rows[:2])
+    assert f"disturbed: other work took … cores <small>{cells}</small>" in page
+    assert f"stopped at step 42 <small>{cells}</small>" in page
+    assert "0.22" not in page
+
+
+def test_disturbed_windows_are_counted_by_what_became_of_them() -> None:
+    timing = material().sections[0].rows[0].cells[0].result.timing
+    assert timing is not None
+    window = timing.windows[0]
+    fates = [(True, True), (True, False), (True, False), (False, True)]
+    windows = tuple(msgspec.structs.replace(window, contaminated=bad, counted=taken) for bad, taken in fates)
+    given = with_cells({"timing": msgspec.structs.replace(timing, windows=windows)})
+    cell = given.sections[0].rows[0].cells[0].result.cell
+    page = str(critique(given))
+    assert re.search(rf"counted, as none better was to be had[^<]*<small>{cell} \(1\)</small>", page)
+    assert re.search(rf"measured again[^<]*<small>{cell} \(2\)</small>", page)
+
+
+def test_what_was_withheld_or_done_otherwise_says_why() -> None:
+    given = with_cells(
+        {
+            "reasons": {"latency_p99_ms": "246 requests were timed; a p99 needs 662"},
+            "requested": {"batch_size": 16},
+            "effective": {"batch_size": Choice(value=8, reason="memory ran out")},
+        }
+    )
+    page = str(critique(given))
+    assert "Latency p99 (ms): 246 requests were timed; a p99 needs 662 <small>" in page
+    assert "batch_size: 8 instead of 16 (memory ran out) <small>" in page
+
+
+def test_flags_failures_and_missing_cells_are_told_and_nothing_is_too() -> None:
+    flagged = places(flags=("at_chance",))
+    first = flagged.sections[0].rows[0]
+    row = dataclasses.replace(first, row=msgspec.structs.replace(first.row, flags=("at_chance",)))
+    section = dataclasses.replace(flagged.sections[0], rows=(row, *flagged.sections[0].rows[1:]))
+    page = str(critique(dataclasses.replace(flagged, sections=(section,))))
+    assert FLAG_MEANINGS["at_chance"] in page
+    assert "no room" in page and "1 cell has not run to the end" in page
+    clean = dataclasses.replace(flagged, sections=(), failures=(), missing=0)
+    assert "Nothing: no cell failed" in str(critique(clean))
