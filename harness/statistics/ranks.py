@@ -76,5 +76,6 @@ def pareto_front(columns: FloatArray) -> BoolArray:
     known: BoolArray = np.all(~np.isnan(columns), axis=1)
     at_least = (columns[None, :, :] >= columns[:, None, :]).all(axis=-1)
     better = (columns[None, :, :] > columns[:, None, :]).any(axis=-1)
-    front: BoolArray = known & ~(at_least & better).any(axis=1)  # a NaN is at least nothing
+    beaten = np.any(at_least & better, axis=1)  # a NaN is at least nothing
+    front: BoolArray = np.logical_and(known, ~beaten)
     return front
