@@ -101,26 +101,11 @@ def mean_over_seeds(figures: FloatArray, samples: FloatArray, deviations: FloatA
     if seeds == 1:
         return means
     center, whole = means.mean(axis=0), means.var(axis=0)
-    shared = np.maximum(whole - _met_apart(samples, whole) / seeds, 0.0)
+    of_one = samples.var(axis=0).mean(axis=-1)
+    shared = np.maximum((seeds * whole - of_one) / (seeds - 1), 0.0)  # the mean covariance of two seeds
     narrowed = np.sqrt(shared / np.where(whole > 0, whole, 1.0))
     joint: FloatArray = center + narrowed * (means - center) + np.einsum("bs,...s->b...", deviations, figures)
     return joint
-
-
-def seed_spread(figures: FloatArray, samples: FloatArray) -> FloatArray:
-    """Standard deviation (...) between S >= 2 seeds, the examples aside, of figures (..., S) with replicates over
-    examples (B, ..., S): less than that of the figures by what each seed meets in the examples in its own way."""
-    met = _met_apart(samples, samples.mean(axis=-1).var(axis=0))
-    own: FloatArray = np.sqrt(np.maximum(figures.var(axis=-1, ddof=1) - met, 0.0))
-    return own
-
-
-def _met_apart(samples: FloatArray, whole: FloatArray) -> FloatArray:
-    """Variance (...) over replicates (B, ..., S) that a seed does not share with the others; `whole` (...) is that of
-    their mean."""
-    seeds = samples.shape[-1]
-    met: FloatArray = (samples.var(axis=0).mean(axis=-1) - whole) * seeds / (seeds - 1)
-    return met
 
 
 def _weighted(counts: Counts, indicators: BoolArray) -> FloatArray:

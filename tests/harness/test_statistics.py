@@ -4,7 +4,6 @@ from sklearn import metrics as sk
 
 from harness import statistics as st
 from harness.statistics import resampling
-from harness.statistics.resampling import seed_spread
 
 
 def random_case(classes: int, n: int, skill: float, seed: int) -> tuple[st.IntArray, st.IntArray]:
@@ -185,14 +184,6 @@ def test_seeds_that_are_all_right_do_not_vary() -> None:
     figures, samples = np.ones((1, 2)), np.ones((50, 1, 2))
     deviations = st.seed_deviations(st.seed_draws(2, 50, np.random.default_rng(0)), 2)
     assert st.mean_over_seeds(figures, samples, deviations) == pytest.approx(np.ones((50, 1)))
-
-
-def test_the_spread_of_seeds_leaves_out_how_each_meets_the_examples() -> None:
-    rng = np.random.default_rng(6)
-    samples = rng.standard_normal((50_000, 1)) + 0.3 * rng.standard_normal((50_000, 3))
-    figures = np.array([-0.5, 0.0, 0.5])  # variance 0.25
-    assert seed_spread(figures, samples) == pytest.approx(np.sqrt(0.25 - 0.09), rel=0.01)
-    assert seed_spread(figures / 10, samples) == 0.0
 
 
 # --- speed: seeds, and windows within ---------------------------------------------------------
