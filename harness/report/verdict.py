@@ -62,8 +62,14 @@ def _verdict(scope: str, rows: Sequence[AnyRow], labels: Mapping[RowKey, str], b
     best = first[0]
     tied = [labels[row_key(row)] for row in rows if row.tie == best.tie and best.tie is not None and row not in first]
     sureness = _sureness(best, tied, len(first))
-    sentences = (*_standing(best, first, board), _tie_sentence(first, tied), _quality_sentence(rows, first, labels))
-    return Verdict(scope, names, sureness, tuple(filter(None, sentences)), _flags(first, board))
+    flags = _flags(first, board)
+    sentences = (
+        _chance_sentence(first, flags),
+        *_standing(best, first, board),
+        _tie_sentence(first, tied),
+        _quality_sentence(rows, first, labels),
+    )
+    return Verdict(scope, names, sureness, tuple(filter(None, sentences)), flags)
 
 
 def _flags(first: Sequence[AnyRow], board: Leaderboard) -> tuple[str, ...]:
@@ -107,6 +113,14 @@ def _tie_sentence(first: Sequence[AnyRow], tied: Sequence[str]) -> str:
         shown.append(f"{len(tied) - _NAMED} more")
     words = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
     return f"The data do not tell {who} apart from {words}."
+
+
+def _chance_sentence(first: Sequence[AnyRow], flags: Sequence[str]) -> str:
+    """What a score that weighs speed hides of a model that only guesses."""
+    if "at_chance" not in flags:
+        return ""
+    where = "" if all(isinstance(row, Row) for row in first) else " on every dataset"
+    return f"Accuracy is not surely above that of always naming the most frequent class{where}: the score weighs speed, too."
 
 
 def _quality_sentence(rows: Sequence[AnyRow], first: Sequence[AnyRow], labels: Mapping[RowKey, str]) -> str:

@@ -204,6 +204,10 @@ def test_the_verdict_names_who_leads_in_quality_and_what_is_against_the_winner()
     [verdict] = verdicts(msgspec.structs.replace(given.board, rows=(worse, better, *others)))
     assert verdict.sentences[-1].startswith("In F1 alone DistilBERT leads: 0.")
     assert verdict.flags == ("at_chance", "one_seed")
+    assert verdict.sentences[0].startswith(
+        "Accuracy is not surely above that of always naming the most frequent class:"
+    )
+    assert not any("most frequent" in sentence for sentence in verdicts(places(rank=1).board)[0].sentences)
 
 
 def test_no_verdict_without_ranks_or_rivals() -> None:
