@@ -57,7 +57,7 @@ def interval_of(name: str, entry: Entry, found: Measured, value: float, confiden
     from the seeds alone. That of a tail percentile with one seed comes from the order of its requests, as if they were
     independent."""
     if len(found.figures) == 1 and (tail := _tail_of(name, entry)):
-        return Interval(np.float64(min(value, tail[0])), np.float64(max(value, tail[1])))
+        return Interval(np.array(min(value, tail[0])), np.array(max(value, tail[1])))
     half = half_width(found.windows if found.in_windows else found.figures[:, None], confidence)
     if not np.isnan(half):
         return Interval(np.maximum(value - half, 0.0), value + half)

@@ -120,7 +120,8 @@ def _chance_sentence(first: Sequence[AnyRow], flags: Sequence[str]) -> str:
     if "at_chance" not in flags:
         return ""
     where = "" if all(isinstance(row, Row) for row in first) else " on every dataset"
-    return f"Accuracy is not surely above that of always naming the most frequent class{where}: the score weighs speed, too."
+    guess = f"always naming the most frequent class{where}"
+    return f"Accuracy is not surely above that of {guess}: the score weighs speed, too."
 
 
 def _quality_sentence(rows: Sequence[AnyRow], first: Sequence[AnyRow], labels: Mapping[RowKey, str]) -> str:
