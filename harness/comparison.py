@@ -96,7 +96,7 @@ class Comparison(Base, frozen=True, kw_only=True):
 class Check(Base, frozen=True, kw_only=True):
     """One limit on one figure of one model on one dataset; `metric` is null where a cell broke, or the data are not the
     baseline's. `figure`: what is held to `limit`, with its interval: how far the metric drops from the baseline, or a
-    ratio to it in which more is worse. `reason`: why it did not pass; empty where it did."""
+    ratio to it in which more is worse. `reason`: why it did not pass; empty where it did. `cell`: what broke."""
 
     outcome: Outcome
     dataset: str
@@ -110,6 +110,7 @@ class Check(Base, frozen=True, kw_only=True):
     candidate: float | None
     figure: Figure | None
     reason: str
+    cell: str | None = None
     notes: tuple[str, ...] = ()
 
 

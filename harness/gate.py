@@ -23,8 +23,8 @@ from harness.evidence import Evidence
 from harness.metrics import CONFUSION_METRICS, METRICS, PROBABILITY_METRICS, SPEED_METRICS, metric_named
 from harness.pairs import CONFIDENCE, REPLICATES, SharedExamples, needed, seed_notes
 from harness.ratios import Ratio, speed_ratio
+from harness.record import CellEntry
 from harness.selection import Match, Selection, label_of, matching
-from runner.contract import Failure
 
 EXIT_CODES: Mapping[Outcome, ExitCode] = {
     "broken": ExitCode.CELL_FAILED,
@@ -120,18 +120,18 @@ def _broken_cells(candidate: Evidence) -> Iterator[Check]:
     """Cells of the run that failed, or have not run to their end."""
     planned = {entry.cell: entry for entry in candidate.folder.read_record().cells} if candidate.folder else {}
     for failure in candidate.failures:
-        cell = planned.pop(failure.cell, None)
         reason = f"{failure.cell} failed ({failure.kind}): {failure.message}"
-        yield _broken(cell.dataset, cell.model, cell.method, cell.device, reason) if cell else _never_began(failure)
+        yield _broken_cell(failure.cell, planned.pop(failure.cell, None), reason)
     for record in candidate.records:
         planned.pop(record.cell, None)
-    for cell in planned.values():
-        yield _broken(cell.dataset, cell.model, cell.method, cell.device, f"{cell.cell} has not run to its end")
+    for cell, entry in planned.items():
+        yield _broken_cell(cell, entry, f"{cell} has not run to its end")
 
 
-def _never_began(failure: Failure) -> Check:
-    """Its name is all there is: of the model, the dataset or both (`RunRecord.unavailable`)."""
-    return _broken("", failure.cell, "", "", f"{failure.cell} could not be had ({failure.kind}): {failure.message}")
+def _broken_cell(cell: str, entry: CellEntry | None, reason: str) -> Check:
+    """Without an entry it never began, and its name is all there is (`RunRecord.unavailable`)."""
+    known = (entry.dataset, entry.model, entry.method, entry.device) if entry else ("", cell, "", "")
+    return msgspec.structs.replace(_broken(*known, reason), cell=cell)
 
 
 def _broken(dataset: str, model: str, method: str, device: str, reason: str, outcome: Outcome = "broken") -> Check:

@@ -16,6 +16,7 @@ def schema(name: str | None) -> int:
 
     from harness.board import json_schema
     from harness.calibration import Calibration
+    from harness.comparison import Comparison, GateReport
     from harness.exporting import ExportRecord
     from harness.record import RunRecord
     from harness.reuse import ReusedFrom
@@ -23,7 +24,7 @@ def schema(name: str | None) -> int:
     from harness.suite import SuiteFile
     from runner.contract import json_schemas
 
-    schemas = json_schemas(extra=(RunRecord, SuiteFile, Calibration, ReusedFrom, ExportRecord))
+    schemas = json_schemas(extra=(RunRecord, SuiteFile, Calibration, ReusedFrom, ExportRecord, Comparison, GateReport))
     schemas["Leaderboard"] = json_schema()
     schemas["RunEvent"] = msgspec.json.schema(AnyEvent)
     if name is not None:

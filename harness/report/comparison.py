@@ -117,6 +117,8 @@ def gate_summary(report: GateReport) -> str:
 
 def check_name(check: Check) -> str:
     """What tells a check from the others of its dataset."""
+    if check.cell is not None:
+        return check.cell
     parts = (check.model, "" if check.method == "none" else check.method, check.device if check.device != "cpu" else "")
     return f"{' '.join(filter(None, parts))}: {_limit(check)}"
 

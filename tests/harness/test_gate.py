@@ -387,6 +387,15 @@ def test_junit_beside_the_table(results: Path, tmp_path: Path, capsys: Capture) 
     assert (root.get("tests"), root.get("failures"), root.get("skipped")) == ("2", "1", "0")
 
 
+def test_each_cell_that_broke_is_a_case_of_its_own(results: Path, tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "gate.xml"
+    run_of(results, "halfway", (spec("good"), answers(20)), (spec("poor"), None), (spec("poor", seed=2), None))
+    assert main(["gate", "halfway", "--baseline", "old", "--junit", str(path), "--results", str(results)]) == 1
+    capsys.readouterr()
+    errors = [case for case in ET.parse(path).iter("testcase") if case.find("error") is not None]
+    assert {case.get("name") for case in errors} == {spec("poor").cell, spec("poor", seed=2).cell}
+
+
 def test_junit_that_cannot_be_written_does_not_lose_the_verdict(results: Path, capsys: Capture) -> None:
     (results / "file").write_text("")
     command = ["gate", "worse", "--baseline", "old", "--results", str(results)]
@@ -430,5 +439,5 @@ def test_a_cell_that_could_not_be_had_breaks_the_run(results: Path, capsys: Capt
     finish(run, good, answers(20))
     assert main(["gate", "lacking", "--baseline", "old", "--results", str(results)]) == 1
     out = capsys.readouterr().out
-    assert "poor--reviews--none--s1 could not be had (network): no weights" in out
+    assert "poor--reviews--none--s1 failed (network): no weights" in out
     assert "poor is not in the run" in out
