@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from harness.analysis import RankedGroup
 from harness.board import Figure, NoiseFloor, Place, Row, SpeedKey
@@ -69,7 +70,7 @@ class _Known:
 
     entry: Entry
     quality: Quality
-    samples: Mapping[str, FloatArray]
+    samples: Mapping[str, npt.NDArray[np.float32]]
     figures: Mapping[str, Figure]
 
     @property
@@ -153,7 +154,7 @@ class GroupRanking:
         for entry in entries:
             found = {name: one for name in (*PROBABILITY_METRICS, *SPEED_METRICS) if (one := measured(name, entry))}
             weighted = {name: one for name, one in found.items() if name in self._options.weights}
-            samples = {name: self._speed_samples(entry, name, one) for name, one in weighted.items()}
+            samples = {name: self._speed_samples(entry, name, one).astype(np.float32) for name, one in weighted.items()}
             quality = qualities.get(_key(entry), NO_QUALITY)
             names = [name for name in METRICS if name != "score"]
             figures = {name: figure_of(name, entry, quality, found, self._options.confidence) for name in names}

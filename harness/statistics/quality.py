@@ -37,26 +37,34 @@ def quality_from_margins(hits: FloatArray, predicted: FloatArray, actual: FloatA
     `zero_division=0`. `f1_binary` (of class 1) exists for K = 2 only. MCC for K classes: Gorodkin, "Comparing two
     K-category assignments by a K-category correlation coefficient", 2004, eq. 8.
     """
+    classes = hits.shape[-1]
+    hits, predicted, actual = (_classes_first(margins) for margins in (hits, predicted, actual))
     f1 = _ratio(2 * hits, predicted + actual)
-    total = actual.sum(axis=-1)
-    correct = hits.sum(axis=-1)
-    spread = (total**2 - (predicted**2).sum(axis=-1)) * (total**2 - (actual**2).sum(axis=-1))
-    covariance = correct * total - (predicted * actual).sum(axis=-1)
+    total = actual.sum(axis=0)
+    correct = hits.sum(axis=0)
+    spread = (total**2 - (predicted**2).sum(axis=0)) * (total**2 - (actual**2).sum(axis=0))
+    covariance = correct * total - (predicted * actual).sum(axis=0)
     figures = {
         "accuracy": _ratio(correct, total),
-        "f1": f1.mean(axis=-1),
-        "f1_weighted": _ratio((f1 * actual).sum(axis=-1), total),
-        "precision": _ratio(hits, predicted).mean(axis=-1),
-        "recall": _ratio(hits, actual).mean(axis=-1),
+        "f1": f1.mean(axis=0),
+        "f1_weighted": _ratio((f1 * actual).sum(axis=0), total),
+        "precision": _ratio(hits, predicted).mean(axis=0),
+        "recall": _ratio(hits, actual).mean(axis=0),
         "mcc": _ratio(covariance, np.sqrt(np.maximum(spread, 0))),
     }
-    if hits.shape[-1] == 2:
-        figures["f1_binary"] = f1[..., 1]
+    if classes == 2:
+        figures["f1_binary"] = f1[1]
     return figures
 
 
+def _classes_first(margins: FloatArray) -> FloatArray:
+    """(..., K) -> (K, ...), where sums over the few classes are sums of whole arrays."""
+    return np.ascontiguousarray(np.moveaxis(margins, -1, 0))
+
+
 def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
-    return np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator != 0)
+    ratio = np.zeros(np.broadcast_shapes(numerator.shape, denominator.shape))
+    return np.divide(numerator, denominator, out=ratio, where=denominator != 0)
 
 
 def check_codes(labels: IntArray, predicted: IntArray, classes: int) -> None:

@@ -56,8 +56,7 @@ def resampled_quality(labels: IntArray, predicted: IntArray, classes: int, count
         else:
             told = hits[..., :0]
         rest = labels.size - told.sum(axis=-1, keepdims=True)
-        true = np.broadcast_to(actual[:, None, :], hits.shape)
-        parts.append(quality_from_margins(hits, np.concatenate([told, rest], axis=-1), true))
+        parts.append(quality_from_margins(hits, np.concatenate([told, rest], axis=-1), actual[:, None, :]))
     return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
 

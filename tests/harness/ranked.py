@@ -63,8 +63,8 @@ def cell(
         latency=latency, throughput=(throughput,), windows=windows, cold_start_s=None, contaminated=contaminated
     )
     given: dict[str, Any] = {
-        "cell": f"{model}--{dataset}--{method}--s{seed}--{device}", "identity": "i", "model": model, "dataset": dataset, "method": method,
-        "seed": seed, "device": device, "label_names": ("no", "yes"),
+        "cell": f"{model}--{dataset}--{method}--s{seed}--{device}", "identity": "i", "model": model,
+        "dataset": dataset, "method": method, "seed": seed, "device": device, "label_names": ("no", "yes"),
         "summary": Summary(model_name=model, latency_median_ms=ms, throughput_samples_per_sec=per_s),
         "quality": Quality(rows=labels.size, metrics={"roc_auc": 0.9}),
         "timing": None if ms is None else timing,
