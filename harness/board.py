@@ -150,6 +150,18 @@ class Contrast(Base, frozen=True, kw_only=True):
     difference: Figure
 
 
+class AcrossDatasets(Base, frozen=True, kw_only=True):
+    """Whether models differ over five datasets or more, by their ranks in `metric` on each, whatever its size. `p`: of
+    equal mean ranks (Friedman, as Iman and Davenport have it). Mean ranks further apart than `critical_difference`
+    differ (Nemenyi, 95 %). `mean_ranks`: in the order of `overall`."""
+
+    metric: str
+    datasets: int
+    p: float
+    critical_difference: float
+    mean_ranks: tuple[float, ...]
+
+
 class Leaderboard(Base, frozen=True, kw_only=True):
     """Rows by dataset, then rank. `overall` is empty unless several datasets share a model."""
 
@@ -161,6 +173,7 @@ class Leaderboard(Base, frozen=True, kw_only=True):
     noise_floor: NoiseFloor | None = None  # null: the machine was not calibrated, and no figures are level
     rows: tuple[Row, ...]
     overall: tuple[OverallRow, ...] = ()
+    across: AcrossDatasets | None = None  # null below five datasets or two models in all of them
     speed_keys: dict[str, SpeedKey] = {}  # speeds are ranked within one of them only
     scaling: tuple[Scaling, ...] = ()
     contrasts: tuple[Contrast, ...] = ()

@@ -12,14 +12,17 @@ import msgspec
 import numpy as np
 
 from harness.analysis import contrasts_of, scaling_of
-from harness.board import Figure, Leaderboard, NoiseFloor, OverallRow, Row, SpeedKey
+from harness.board import AcrossDatasets, Figure, Leaderboard, NoiseFloor, OverallRow, Row, SpeedKey
 from harness.composite import RankOptions
 from harness.entries import CellRecord, speed_key
 from harness.group_ranking import GroupRanking, RankedRows, key_id
 from harness.metrics import OVERALL_METRICS
 from harness.statistics import (
+    FEWEST_DATASETS,
     FloatArray,
     competition_ranks,
+    friedman,
+    nemenyi,
     probability_best,
     rank_bounds,
     separated,
@@ -70,6 +73,7 @@ class Ranking:
         ordered = sorted(self._groups.values(), key=lambda group: (group.dataset, main[group.dataset] is not group))
         ranked = [group.rank() for group in ordered]
         mains = [rows for group, rows in zip(ordered, ranked, strict=True) if main[group.dataset] is group]
+        overall = _overall(mains, self._options.confidence)
         return Leaderboard(
             confidence=self._options.confidence,
             replicates=self._options.replicates,
@@ -77,7 +81,8 @@ class Ranking:
             normalise=self._options.normalise,
             noise_floor=self._noise_floor,
             rows=tuple(row for rows in ranked for row in _ordered(rows, is_main=rows in mains)),
-            overall=_overall(mains, self._options.confidence),
+            overall=overall,
+            across=_across(mains, overall),
             speed_keys=dict(sorted(self._speed_keys.items())),
             scaling=tuple(fit for rows in ranked for fit in scaling_of(rows.group)),
             contrasts=tuple(contrast for rows in ranked for contrast in contrasts_of(rows.group)),
@@ -134,6 +139,21 @@ def _overall(groups: Sequence[RankedRows], confidence: float) -> tuple[OverallRo
             )
         )  # fmt: skip
     return tuple(sorted(rows, key=lambda row: (row.rank, row.model, row.method, row.device)))
+
+
+def _across(groups: Sequence[RankedRows], overall: Sequence[OverallRow]) -> AcrossDatasets | None:
+    if len(groups) < FEWEST_DATASETS or len(overall) < 2:
+        return None
+    keys = [(row.model, row.method, row.device) for row in overall]
+    scores = np.stack([_values(group, [group.places[key] for key in keys], "f1") for group in groups])
+    found, pairs = friedman(scores), nemenyi(scores)
+    return AcrossDatasets(
+        metric="f1",
+        datasets=len(groups),
+        p=found.p,
+        critical_difference=pairs.critical_difference,
+        mean_ranks=tuple(float(rank) for rank in found.ranks),
+    )
 
 
 def _values(group: RankedRows, indices: Sequence[int], name: str) -> FloatArray:

@@ -20,6 +20,7 @@ from harness.report.words import (
     HEADINGS,
     ON_FRONT,
     AnyRow,
+    across_text,
     flag_meanings,
     interval_text,
     mark_meanings,
@@ -105,6 +106,7 @@ def as_markdown(board: Leaderboard, by: By = "dataset") -> str:
         lines += [*(f"- {_escape(line)}" for line in section.beneath), ""] if section.beneath else []
     if board.overall and by == "dataset":
         lines += ["### mean over datasets", "", *_overall_table(board.overall), ""]
+        lines += [f"- {across}\n" for across in [across_text(board)] if across]
     lines += [f"- {_escape(meaning.mark)}: {meaning.words}" for meaning in mark_meanings(board, "Tie")]
     lines += [f"- `{flag}`: {words}" for flag, words in flag_meanings(note_letters(board.rows)).items()]
     return "\n".join(lines).rstrip() + "\n"

@@ -16,6 +16,7 @@ from harness.report.words import (
     HEADINGS,
     ON_FRONT,
     AnyRow,
+    across_text,
     flag_meanings,
     interval_text,
     mark_meanings,
@@ -51,7 +52,9 @@ def as_table(board: Leaderboard, *, width: int, by: By = "dataset") -> Renderabl
         parts += [Text(line) for line in section.beneath]
         parts.append(Text())
     if board.overall and by == "dataset":
-        parts += [Text("mean over datasets", style="bold"), Grid(_overall_columns(board.overall, width), width), Text()]
+        parts += [Text("mean over datasets", style="bold"), Grid(_overall_columns(board.overall, width), width)]
+        parts += [Text(across) for across in [across_text(board)] if across]
+        parts.append(Text())
     parts += [
         _footnote(meaning.mark, meaning.words) for meaning in mark_meanings(board, _TIED if by == "dataset" else "")
     ]

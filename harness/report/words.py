@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.board import FLAG_MEANINGS, Figure, Leaderboard, OverallRow, Place, Row
-from harness.metrics import MISSING, format_interval, format_value
+from harness.metrics import METRICS, MISSING, format_interval, format_value
 from harness.text import clean
 
 HEADINGS = {
@@ -102,6 +102,19 @@ def difference_text(figure: Figure) -> str:
 
 
 # --- footnotes --------------------------------------------------------------------------------
+
+
+def across_text(board: Leaderboard) -> str:
+    """Whether ranks differ from dataset to dataset by more than chance; "" where there are too few datasets to tell."""
+    found = board.across
+    if found is None:
+        return ""
+    p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
+    return (
+        f"Ranks in {METRICS[found.metric].title} on {found.datasets} datasets: {p} by Friedman's test of equal mean "
+        f"ranks. These lie between {min(found.mean_ranks):.1f} and {max(found.mean_ranks):.1f}; models more than "
+        f"{found.critical_difference:.2f} apart differ (Nemenyi)."
+    )
 
 
 def note_letters(rows: Iterable[Row]) -> dict[str, str]:

@@ -1,15 +1,17 @@
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from harness import group_ranking
-from harness.board import FLAG_MEANINGS, Normaliser, to_builtins
+from harness.board import FLAG_MEANINGS, Normaliser, from_json, to_builtins
 from harness.composite import COMPOSITE_WEIGHTS, RankOptions, composite, normalised
 from harness.entries import CellRecord
 from harness.metrics import METRICS
 from harness.ranking import Ranking, rank_cells
+from harness.report.words import across_text
 from harness.statistics import competition_ranks
 from runner.contract import Choice, Limits, Summary
 from tests.harness.ranked import LABELS, by_model, cell, provenance, score, without_predictions
@@ -382,6 +384,30 @@ def test_json_has_metrics_at_the_top_level_of_a_row() -> None:
     assert "metrics" not in row
     places = {"rank", "rank_low", "rank_high", "p_best", "tie"}
     assert set(plain["overall"][0]) == {"model", "method", "device", "score", "accuracy", "f1"} | places
+
+
+def test_five_datasets_tell_whether_ranks_differ() -> None:
+    rng = np.random.default_rng(3)
+    names = ("best", "middle", "worst")
+    cells = [
+        cell(model, accuracy=0.9 - 0.08 * place + rng.normal(0, 0.01), dataset=f"d{number}")
+        for number in range(6)
+        for place, model in enumerate(names)
+    ]
+    board = rank_cells(cells)
+    assert board.across is not None
+    assert (board.across.metric, board.across.datasets) == ("f1", 6)
+    assert dict(zip([row.model for row in board.overall], board.across.mean_ranks, strict=True)) == {
+        "best": 1.0, "middle": 2.0, "worst": 3.0,
+    }  # fmt: skip
+    assert board.across.p < 0.001
+    assert board.across.critical_difference == pytest.approx(
+        2.343 * math.sqrt(3 * 4 / (6 * 6)), abs=1e-3
+    )  # Demšar 2006
+    assert "Friedman" in across_text(board)
+    assert from_json(msgspec.json.encode(to_builtins(board))) == board
+    few = rank_cells([one for one in cells if one.dataset < "d4"])
+    assert (few.across, across_text(few)) == (None, "")
 
 
 # --- places, Pareto front, normalisers ----------------------------------------------------------

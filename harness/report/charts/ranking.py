@@ -45,6 +45,7 @@ from harness.report.charts.words import (
 )
 from harness.report.labels import RowKey, row_key
 from harness.report.material import Chart
+from harness.report.words import across_text
 from harness.statistics import pareto_front
 
 _LABEL_CHARS = 26
@@ -62,7 +63,8 @@ def ranks(scene: Scene) -> Iterator[Chart]:
     overall = [row for row in scene.board.overall if row.rank is not None and row_key(row) in scene.looks]
     if overall:
         figure = _rank_figure(scene, sorted(overall, key=_rank))
-        yield chart("rank-overall", "Ranks over all datasets", RANKING, f"Means over datasets. {sentence}", figure)
+        note = f"Means over datasets. {sentence} {across_text(scene.board)}".rstrip()
+        yield chart("rank-overall", "Ranks over all datasets", RANKING, note, figure)
     for part in scene.parts:
         rows = sorted((one.row for one in part.rows if one.row.rank is not None), key=_rank)
         if rows:
