@@ -1,17 +1,21 @@
 # make demo    install into .venv, run the suite `demo`, print the leaderboard
 # make test    install the test extra, run the test suite
+# make long    more of it that takes minutes: real models exported and tracked
 # make chaos   kill engines, cells and containers, fill disks, let cells hang: takes some minutes more
 # make check   what CI checks besides the tests
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test chaos check clean
+.PHONY: demo test long chaos check clean
 
 demo: .venv/.demo
 	$(BIN)/moodbench run demo --run demo
 
 test: .venv/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not chaos"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not chaos and not long"
+
+long: .venv/.test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long and not chaos"
 
 chaos: .venv/.test
 	$(BIN)/python -m pytest -n 2 --dist load -m chaos

@@ -30,7 +30,7 @@ from tests.support import World
 DATA = os.environ.get("MOODBENCH_TEST_DATA")
 pytestmark = [
     pytest.mark.realdata,
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(DATA is None, reason="MOODBENCH_TEST_DATA is not set"),
 ]
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DATA = os.environ.get("MOODBENCH_TEST_DATA")
 pytestmark = [
     pytest.mark.realdata,
+    pytest.mark.long,
     pytest.mark.skipif(DATA is None, reason="MOODBENCH_TEST_DATA is not set"),
     pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="the extra `tracking` is missing"),
     # Of MLflow's own dependencies, when a test is the first to import them.
