@@ -33,7 +33,7 @@ from harness.finished import (
 from harness.predictions import sha256_of
 from harness.record import CellEntry
 from harness.statistics import IntArray
-from harness.store import AttemptPaths, RunFolder, writing
+from harness.store import AttemptPaths, RunFolder, write_given, writing
 from runner.contract import ContractError, Failure, Result, read, write_atomic
 
 SCHEMA_VERSION = 1
@@ -105,7 +105,7 @@ class Survey:
     @property
     def stamp(self) -> str:
         """sha256 that changes with any result."""
-        marks = [[entry.cell, entry.identity, found.attempt.number, found.stamp] for entry, found in self.finished]
+        marks = [[entry, found.attempt.number, found.stamp] for entry, found in self.finished]
         return hashlib.sha256(msgspec.json.encode(marks)).hexdigest()
 
 
@@ -192,7 +192,7 @@ def write_baseline(evidence: Evidence, path: Path) -> None:
     for entry in folder.read_record().cells:
         reader.read(entry)
     with writing(path):
-        write_atomic(path, reader.encoded(evidence.noise_floor))
+        write_given(path, reader.encoded(evidence.noise_floor))
 
 
 def read_baseline(path: Path) -> Evidence:

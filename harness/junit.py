@@ -16,8 +16,8 @@ from xml.etree import ElementTree as ET
 from harness.comparison import Check, GateReport, Outcome
 from harness.errors import SetupError
 from harness.report.comparison import check_name, outcome_words, shown_figure
+from harness.store import write_given
 from harness.text import clean
-from runner.contract import write_atomic
 
 _ELEMENTS: dict[Outcome, str] = {
     "fail": "failure",
@@ -33,7 +33,7 @@ def write_junit(report: GateReport, path: Path) -> None:
     """Whole or not at all; folders on the way are made. Raises SetupError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, as_junit(report))
+        write_given(path, as_junit(report))
     except OSError as error:
         raise SetupError(f"cannot write {path}: {error.strerror or error}", "give another --junit file") from None
 

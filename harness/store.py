@@ -352,6 +352,15 @@ def writing(path: Path) -> Iterator[None]:
         raise storage_problem(error, path) from error
 
 
+def write_given(path: Path, data: bytes) -> None:
+    """Write to a path that the user names. A file is written whole or not at all, where links to it lead; what is there
+    and is no file, a device or a pipe, is written into and stays what it is. Raises OSError."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+    else:
+        write_atomic(Path(os.path.realpath(path)), data)  # unlike `resolve`, takes links in a circle
+
+
 def storage_problem(error: OSError, path: Path) -> SetupError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SetupError(
