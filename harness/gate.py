@@ -18,7 +18,7 @@ import msgspec
 
 from harness.board import Figure, NoiseFloor
 from harness.comparison import Check, GateReport, Outcome
-from harness.errors import ExitCode, InputError
+from harness.errors import ExitCode, InputError, MoodBenchError
 from harness.evidence import Evidence
 from harness.metrics import CONFUSION_METRICS, METRICS, PROBABILITY_METRICS, SPEED_METRICS, metric_named
 from harness.pairs import CONFIDENCE, REPLICATES, SharedExamples, needed, seed_notes
@@ -82,6 +82,21 @@ def gate(candidate: Evidence, baseline: Evidence, limits: Limits) -> GateReport:
         replicates=REPLICATES,
         checks=tuple(sorted(checks, key=lambda check: (check.dataset, check.model, check.method))),
         left_out=tuple(one for one in found.left_out if one.reason == f"only in {_RUN}"),
+    )
+
+
+def refusal(run: str, baseline: str, error: MoodBenchError) -> GateReport:
+    """Of a gate that held nothing to anything, with the error as its only check."""
+    check = msgspec.structs.replace(_broken("", run, "", "", f"{error.message} ({error.hint})", "refused"), cell=run)
+    return GateReport(
+        run=run,
+        baseline=baseline,
+        outcome="refused",
+        exit_code=int(error.exit_code),
+        confidence=CONFIDENCE,
+        replicates=REPLICATES,
+        checks=(check,),
+        left_out=(),
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
@@ -44,8 +44,11 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # `moodbench ... | head`: caught before click would end with 1, "some cell failed"
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return int(ExitCode.INTERRUPTED if ctx.invoked_subcommand in ("run", "resume") else ExitCode.OK)
+            from harness.cli.output import discard_stdout
+
+            discard_stdout()
+            unsettled = ("run", "resume", "gate")  # to end with 0 would say what nobody knows
+            return int(ExitCode.INTERRUPTED if ctx.invoked_subcommand in unsettled else ExitCode.OK)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -86,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MoodBenchError as error:
         from harness.text import clean  # messages may quote data
 
-        click.echo(f"error: {clean(error.message)}\nhint: {clean(error.hint)}", err=True)
+        with suppress(BrokenPipeError):
+            click.echo(f"error: {clean(error.message)}\nhint: {clean(error.hint)}", err=True)
         return int(error.exit_code)
     except click.ClickException as error:
         error.show()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.cli.options import results_option
+from harness.errors import MoodBenchError, SetupError
 
 if TYPE_CHECKING:
     from harness.comparison import GateReport
@@ -83,41 +85,89 @@ def gate(
     lies beyond. Exit code: 0 every check passed, 1 the run is broken (a cell failed or is missing), 2 it cannot be
     compared (other data, other hardware), 4 a check failed, 5 not enough evidence.
     """
+    from harness.cli.output import unread_at_worst
+
+    if (baseline is None) == (write_baseline is None):
+        raise click.UsageError("give either --baseline RUN|FILE, or --write-baseline FILE")
+    if write_baseline is not None:
+        return _keep(run, results, write_baseline)
+    asked = _Asked(
+        run, str(baseline), [one for given in drops for one in given], [x for given in ratios for x in given]
+    )
+    report = _report(asked, results, junit)
+    try:
+        if junit is not None:
+            from harness.junit import write_junit
+
+            write_junit(report, junit)
+    finally:
+        with unread_at_worst():
+            _print(report, form)
+    return report.exit_code
+
+
+@dataclass(frozen=True)
+class _Asked:
+    run: str
+    baseline: str
+    drops: list[tuple[str, float]]
+    ratios: list[tuple[str, float]]
+
+
+def _report(asked: _Asked, results: Path, junit: Path | None) -> GateReport:
+    """Raises InputError, SetupError, after a JUnit file that says so: that of an earlier gate would pass for this."""
+    from harness.cli.output import unread_at_worst
     from harness.evidence import gather
     from harness.gate import gate as hold
     from harness.gate import limits_of
     from harness.selection import evidence_of
     from harness.store import find_run
 
-    if (baseline is None) == (write_baseline is None):
-        raise click.UsageError("give either --baseline RUN|FILE, or --write-baseline FILE")
+    try:
+        limits = limits_of(asked.drops, asked.ratios)
+        candidate = gather(find_run(asked.run, results))
+        held_to = evidence_of(asked.baseline, results)
+        with unread_at_worst():
+            _tell_incomplete(held_to, "the baseline")
+        return hold(candidate, held_to, limits)
+    except MoodBenchError as error:
+        if junit is not None:
+            _write_refusal(asked, error, junit)
+        raise
+
+
+def _write_refusal(asked: _Asked, error: MoodBenchError, junit: Path) -> None:
+    from harness.gate import refusal
+    from harness.junit import write_junit
+
+    try:
+        write_junit(refusal(asked.run, asked.baseline, error), junit)
+    except SetupError as unwritten:
+        click.echo(f"{unwritten.message}", err=True)
+
+
+def _keep(run: str, results: Path, path: Path) -> int:
+    from harness.cli.output import unread_at_worst
+    from harness.evidence import gather, write_baseline
+    from harness.store import find_run
+
     candidate = gather(find_run(run, results))
-    if write_baseline is not None:
-        return _keep(candidate, write_baseline)
-    limits = limits_of([one for given in drops for one in given], [one for given in ratios for one in given])
-    held_to = evidence_of(str(baseline), results)
-    _tell_incomplete(held_to, "the baseline")
-    report = hold(candidate, held_to, limits)
-    _print(report, form)
-    if junit is not None:
-        from harness.junit import write_junit
-
-        write_junit(report, junit)
-    return report.exit_code
-
-
-def _keep(candidate: Evidence, path: Path) -> int:
-    from harness.evidence import write_baseline
-
     write_baseline(candidate, path)
-    _tell_incomplete(candidate, "the run")
-    click.echo(f"{path}: {len(candidate.records)} cells of {candidate.name}")
+    with unread_at_worst():
+        _tell_incomplete(candidate, "the run")
+        click.echo(f"{path}: {_cells(len(candidate.records))} of {candidate.name}")
     return 0
 
 
 def _tell_incomplete(evidence: Evidence, name: str) -> None:
     if lacking := len(evidence.failures) + evidence.missing:
-        click.echo(f"{lacking} cells of {name} failed or have not run to their end: nothing is held to them", err=True)
+        verb = "has" if lacking == 1 else "have"
+        told = f"{_cells(lacking)} of {name} failed or {verb} not run to the end: nothing is held to that"
+        click.echo(told, err=True)
+
+
+def _cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count} cells"
 
 
 def _print(report: GateReport, form: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +51,29 @@ def print_table(
         table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    width = _LOG_WIDTH if whole_lines and not sys.stdout.isatty() else None
-    Console(highlight=False, width=width).print(table)
+    width = _LOG_WIDTH if whole_lines and not (sys.stdout and sys.stdout.isatty()) else None
+    console = Console(highlight=False, width=width)
+    with console.capture() as printed:  # Rich itself ends the process with 1 where nobody reads any more
+        console.print(table)
+    click.echo(printed.get(), nl=False)
+
+
+def discard_stdout() -> None:
+    """Nobody reads it: what is still to be flushed, and all that follows, goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def unread_at_worst() -> Iterator[None]:
+    """What is printed here may be lost, to a reader that has gone or a disk that is full: the exit code stays."""
+    try:
+        yield
+    except OSError as error:
+        with suppress(OSError):
+            if not isinstance(error, BrokenPipeError):
+                click.echo(f"cannot print all of it: {error.strerror or error}", err=True)
+        with suppress(OSError):
+            discard_stdout()
 
 
 def program_name() -> str:

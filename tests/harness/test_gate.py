@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -404,10 +408,69 @@ def test_junit_that_cannot_be_written_does_not_lose_the_verdict(results: Path, c
     assert "FAIL: worse against old" in captured.out and "cannot write" in captured.err
 
 
+def in_a_child(arguments: list[str], results: Path, into: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "harness.cli", "gate", *arguments, "--results", str(results)]
+    return subprocess.run(command, stdout=into, stderr=subprocess.PIPE, text=True, check=False)
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_verdict_that_nobody_reads_is_still_the_exit_code(results: Path, tmp_path: Path, form: str) -> None:
+    junit = tmp_path / "gate.xml"
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        done = in_a_child(["worse", "--baseline", "old", "--junit", str(junit), "--format", form], results, writes)
+    finally:
+        os.close(writes)
+    assert (done.returncode, done.stderr) == (4, "")
+    assert ET.parse(junit).getroot().get("failures") == "2"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_verdict_that_no_disk_holds_is_still_the_exit_code(results: Path, tmp_path: Path) -> None:
+    junit = tmp_path / "gate.xml"
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = in_a_child(["worse", "--baseline", "old", "--junit", str(junit)], results, full)
+    assert (done.returncode, done.stderr) == (4, "cannot print all of it: No space left on device\n")
+    assert junit.exists()
+
+
+def test_a_verdict_without_a_stdout_is_still_the_exit_code(results: Path) -> None:
+    command = [sys.executable, "-m", "harness.cli", "gate", "worse", "--baseline", "old", "--results", str(results)]
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (4, "")
+
+
+@pytest.mark.parametrize("arguments", [["worse", "--baseline", "elder"], ["some", "--baseline", "old"]])
+def test_a_gate_that_cannot_be_held_leaves_no_older_junit(results: Path, tmp_path: Path, arguments: list[str]) -> None:
+    path = tmp_path / "gate.xml"
+    path.write_text("<testsuites/>")
+    assert main(["gate", *arguments, "--junit", str(path), "--results", str(results)]) == 2
+    (error,) = ET.parse(path).iter("error")
+    assert "unknown run" in error.attrib["message"]
+
+
+def test_links_are_followed_and_devices_stay(results: Path, tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "kept" / "b.json", tmp_path / "link.json", tmp_path / "pipe"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    assert main(["gate", "old", "--write-baseline", str(link), "--results", str(results)]) == 0
+    assert link.is_symlink() and target.is_file()
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    arguments = ["gate", "worse", "--baseline", str(link), "--junit", str(pipe), "--results", str(results)]
+    try:
+        assert main(arguments) == 4
+        assert ET.fromstring(os.read(reader, 60_000)).get("failures") == "2"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_an_incomplete_baseline_is_told(results: Path, capsys: Capture) -> None:
     assert main(["gate", "same", "--baseline", "unfinished", "--results", str(results), "--max-drop", "f1=.5"]) == 0
     captured = capsys.readouterr()
-    assert captured.err.startswith("1 cells of the baseline failed or have not run to their end")
+    assert captured.err.startswith("1 cell of the baseline failed or has not run to the end")
     assert "not held to anything: reviews: poor (cpu), only in the run" in captured.err
 
 
