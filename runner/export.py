@@ -25,15 +25,14 @@ OF_THE_LOADING = ("is_local", "local_files_only")  # what transformers notes in 
 
 
 def export(request: ExportRequest, to: Path) -> ExportedFiles:
-    """Write the model, its tokenizer and the names of its labels into the empty folder `to`.
+    """Write the model, its tokenizer and the names of its labels into the folder `to`, which is new or empty.
 
     Raises RunnerError: `model` (what training left is gone, damaged or of another model), `configuration`.
     """
     spec, trained = request.spec, Path(request.adapter)
     if not trained.is_dir():
         raise RunnerError("model", f"what cell '{spec.cell}' trained is gone: there is no {trained}", "train it again")
-    if any(to.iterdir()):
-        raise RunnerError("configuration", f"{to} is not empty", "give an empty folder")
+    _check_empty(to)
     loaded = load_saved(spec, trained) if spec.method == "lora" else _whole(spec, trained)
     merged = request.merge and spec.method == "lora"
     if spec.method == "lora" and not merged:
@@ -43,6 +42,15 @@ def export(request: ExportRequest, to: Path) -> ExportedFiles:
         model.save_pretrained(str(to))
     _as_fed(loaded.tokenizer, loaded.max_length).save_pretrained(str(to))
     return ExportedFiles(files=_settle(to), merged=merged, max_length=loaded.max_length)
+
+
+def _check_empty(to: Path) -> None:
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RunnerError("configuration", f"{to} is not a folder", "give a new or empty folder") from None
+    if any(to.iterdir()):
+        raise RunnerError("configuration", f"{to} is not empty", "give a new or empty folder")
 
 
 def _whole(spec: CellSpec, trained: Path) -> LoadedModel:
@@ -61,9 +69,11 @@ def _save_adapted(loaded: LoadedModel, spec: CellSpec, to: Path) -> None:
     """The adapter with the modules trained beside it, and the base as it was, told of labels and pad token. What the
     adapter holds anew is zero in the base: without peft, which transformers does not miss, all labels are equal."""
     assert spec.model.folder is not None
+    adapted: Any = loaded.model
+    if spec.model.kind != "hub":  # peft notes where the base lay on this machine; transformers takes the one beside it
+        adapted.peft_config["default"].base_model_name_or_path = ""  # None would be filled in again
     save(loaded, to)
     base = pretrained(spec, Path(spec.model.folder)).model
-    adapted: Any = loaded.model
     base.config.get_text_config().pad_token_id = adapted.config.get_text_config().pad_token_id
     for name in loaded.trained_modules:
         for parameter in base.get_submodule(name).parameters():

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +193,56 @@ def test_an_adapter_names_the_base_of_the_hub(checkpoint: Checkpoint, make_spec:
     np.testing.assert_allclose(answers(tmp_path / "to"), expected, atol=TOLERANCE, rtol=0)  # which is not looked for
 
 
+PLAIN = """
+import json, sys
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+folder, texts = sys.argv[1], json.load(sys.stdin)
+model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+with torch.no_grad():
+    logits = model.eval()(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits
+print(json.dumps(torch.softmax(logits, dim=-1).tolist()))
+"""
+
+
+@pytest.mark.parametrize("origin", ["path", "package"])
+def test_an_adapter_of_a_local_base_is_moved(
+    origin: str, checkpoint: Checkpoint, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    base = tmp_path / "users-own-base"
+    shutil.copytree(checkpoint("bert"), base)
+    spec = make_spec(base, kind=origin, labels=LABELS)
+    expected = train(spec, tmp_path / "adapter")
+    exported(spec, tmp_path / "adapter", tmp_path / "to")
+    shutil.rmtree(base)
+    moved = (tmp_path / "to").rename(tmp_path / "elsewhere")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PLAIN, str(moved)],
+        input=json.dumps(ASKED),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(json.loads(done.stdout), expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(("method", "merge"), [("lora", False), ("lora", True), ("full", False), ("frozen", False)])
+def test_no_file_says_where_the_base_lay(
+    method: Method, merge: bool, checkpoint: Checkpoint, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    base = tmp_path / "users-own-base"
+    shutil.copytree(checkpoint("bert"), base)
+    spec = make_spec(base, method, kind="path", name=str(base))
+    train(spec, tmp_path / "adapter")
+    exported(spec, tmp_path / "adapter", tmp_path / "to", merge=merge)
+    for path in (tmp_path / "to").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path.name
+
+
 def test_the_adapter_is_the_one_that_was_trained(checkpoint: Checkpoint, make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(checkpoint("bert"))
     train(spec, tmp_path / "adapter")
@@ -225,6 +278,19 @@ def test_nothing_is_overwritten(checkpoint: Checkpoint, make_spec: MakeSpec, tmp
     with pytest.raises(RunnerError, match="not empty"):
         export(ExportRequest(spec=spec, adapter=str(tmp_path / "adapter")), tmp_path / "to")
     assert [path.name for path in (tmp_path / "to").iterdir()] == ["mine.txt"]
+
+
+def test_the_folder_is_made_where_it_is_not(checkpoint: Checkpoint, make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec(checkpoint("bert"))
+    train(spec, tmp_path / "adapter")
+    request = ExportRequest(spec=spec, adapter=str(tmp_path / "adapter"), merge=True)
+    export(request, tmp_path / "new/to")
+    assert (tmp_path / "new/to/config.json").exists()
+    (tmp_path / "file").touch()
+    for to in (tmp_path / "file", tmp_path / "file/to"):
+        with pytest.raises(RunnerError, match="is not a folder") as caught:
+            export(request, to)
+        assert caught.value.kind == "configuration"
 
 
 def test_weights_that_lack_the_head(checkpoint: Checkpoint, make_spec: MakeSpec, tmp_path: Path) -> None:
