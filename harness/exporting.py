@@ -1,27 +1,22 @@
-"""A finished cell's model as a folder of its own: weights and tokenizer by the runner, card and provenance by the host.
-
-It is made under another name beside the one asked for, and gets that when it is whole.
-"""
+"""A finished cell's model as a folder of its own: weights and tokenizer by the runner, card and origin by the host."""
 
 from __future__ import annotations
 
-import secrets
-import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from harness.errors import InputError, SetupError
+from harness.errors import InputError
 from harness.executors.choice import executor_of_jobs
 from harness.finished import checked_result
 from harness.jobs import Jobs, problem_of, stoppable
+from harness.model_card import ADAPTER_NEEDS, model_card
+from harness.new_folder import becoming, new_folder, placing
 from harness.record import CellEntry
 from harness.scratch import scratch, sweep
-from harness.store import AttemptPaths, RunFolder, storage_problem
+from harness.store import AttemptPaths, RunFolder
 from runner import __version__
 from runner.contract import (
     SCHEMA_VERSION,
@@ -202,9 +197,7 @@ def _record(trained: TrainedCell, answer: ExportedFiles) -> ExportRecord:
 
 
 def _describe(record: ExportRecord, result: Result, folder: Path) -> None:
-    from harness.model_card import model_card
-
-    with _placing(folder):
+    with placing(folder):
         write_atomic(folder / RECORD_FILE, encode(record))
         write_atomic(folder / CARD_FILE, model_card(record, result).encode())
 
@@ -215,53 +208,7 @@ def _notes(trained: TrainedCell, merge: bool) -> tuple[str, ...]:
         return (f"nothing to merge: with method '{method}' the whole model is exported anyway",)
     if not merge and method == "lora":
         return (
-            "loading it needs peft: without, transformers loads the untrained base; --merge makes one model of both",
+            f"loading it needs {ADAPTER_NEEDS}: others load the untrained base, or nothing; --merge makes one model "
+            "that any transformers 5 loads",
         )
     return ()
-
-
-# --- the folder ---------------------------------------------------------------------------------
-
-
-def new_folder(to: Path) -> Path:
-    """Absolute, links resolved. Raises InputError where something is there already, or it could not be replaced."""
-    folder = to.expanduser().resolve()
-    if folder == Path.cwd():
-        raise InputError(f"'{to}' is the folder you are in", "give the name of a new folder: --to NAME")
-    try:
-        used = any(folder.iterdir())
-    except FileNotFoundError:
-        used = False
-    except NotADirectoryError:
-        raise InputError(f"'{to}' is not a folder", "give the name of a new folder") from None
-    except OSError as error:
-        raise InputError(f"'{to}' cannot be read ({error.strerror})", "give another folder") from None
-    if used:
-        raise InputError(
-            f"'{to}' is not empty, and nothing is overwritten", "give a new folder, or remove what is there"
-        )
-    return folder
-
-
-@contextmanager
-def becoming(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its name when the block ends well, and is removed when it does not.
-    Raises SetupError."""
-    unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.unfinished")
-    with _placing(folder):
-        unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        with _placing(folder):
-            unfinished.replace(folder)  # one that is empty gives way
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-@contextmanager
-def _placing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        problem = storage_problem(error, folder)
-        raise SetupError(problem.message, "free some space there, or give another folder: --to DIR") from error

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SHOWN = ("accuracy", "f1", "f1_weighted", "precision", "recall", "mcc", "roc_auc", "brier", "ece")
 TO_THE_HUB = ("accuracy", "f1", "precision", "recall")
 SPEED = ("latency_median_ms", "throughput_samples_per_sec", "memory_allocated_mb")
+ADAPTER_TRANSFORMERS = "5.18"  # older ones do not load the head beside an adapter, or not the base that lies there
+ADAPTER_NEEDS = f"peft and transformers {ADAPTER_TRANSFORMERS} or newer"
 USED = ("torch", "transformers", "peft", "tokenizers")
 MACRO = ("precision", "recall")  # what the registry calls so is macro too
 
@@ -118,12 +120,17 @@ def _base(record: ExportRecord) -> str:
 
 def _how_to_use(record: ExportRecord) -> Iterator[str]:
     trust = ", trust_remote_code=True" if record.model.trust_remote_code else ""
-    packages = "transformers, torch and peft" if _has_adapter(record) else "transformers and torch"
+    packages = f"torch, {ADAPTER_NEEDS}" if _has_adapter(record) else "torch and transformers 5"
     yield "## Use"
     yield ""
     yield "```python"
     yield "from transformers import pipeline"
+    if _has_adapter(record):
+        yield "from transformers.utils.versions import require_version"
     yield ""
+    if _has_adapter(record):
+        yield f'require_version("transformers>={ADAPTER_TRANSFORMERS}")  # older ones answer wrongly, without a word'
+        yield 'require_version("peft")  # without it the base answers, untrained'
     yield f'classify = pipeline("text-classification", model="FOLDER", truncation=True{trust})'
     yield 'classify(["a text", "another one"])'
     yield "```"
@@ -142,8 +149,9 @@ def _adapter_words(record: ExportRecord) -> str:
         return "The LoRA adapter is merged into the weights."
     return (
         "`model.safetensors` holds the base model as it was, with an empty head; `adapter_model.safetensors` the LoRA "
-        "adapter and the trained head: all that was trained. transformers loads both as one. **Without peft it loads "
-        "the base alone, without a word, for which all labels are equally likely.**"
+        "adapter and the trained head: all that was trained. transformers loads both as one. **Without peft, or older "
+        f"than {ADAPTER_TRANSFORMERS}, it may load the untrained base alone, without a word.** An export with "
+        "`--merge` needs neither."
     )
 
 

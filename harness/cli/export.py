@@ -8,16 +8,18 @@ from pathlib import Path
 import click
 
 from harness.cli.options import results_option
+from harness.model_card import ADAPTER_NEEDS
 
-EPILOG = """\b
+EPILOG = f"""\b
 Examples:
-  moodbench export demo minilm-l6--starter-sentiment--lora--s42 --to my-classifier
-  moodbench export results/nightly bert-tiny--sst2--full --to out/sst2 --merge
+  moodbench export demo minilm-l6--starter-sentiment--lora--s1 --to my-classifier
+  moodbench export results/nightly bert-tiny--sst2--lora --to out/sst2 --merge
 
 \b
 The folder holds weights, tokenizer, label names, a model card and moodbench.json; this loads it:
   pipeline("text-classification", model=DIR, truncation=True)
-A LoRA adapter is written beside its base model, and needs peft to be loaded; --merge makes one model of both.
+A LoRA adapter is written beside its base model: loading needs {ADAPTER_NEEDS};
+--merge makes one model that any transformers 5 loads.
 Exit codes: 0 it is there; 2 no such cell, nothing to export, or a folder in use; 3 environment; 130 interrupted.
 """
 
@@ -34,7 +36,8 @@ def export(run: str, cell: str, to: Path, merge: bool, results: Path) -> int:
     CELL is its name, or a beginning or part of it that no other cell of the run has.
     """
     from harness.explain import find_cell
-    from harness.exporting import export_cell, new_folder, trained_cell
+    from harness.exporting import export_cell, trained_cell
+    from harness.new_folder import new_folder
     from harness.store import find_run
     from harness.text import clean
 

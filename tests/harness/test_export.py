@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
+import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from harness import exporting
 from harness.cli import main
 from harness.errors import InputError, SetupError
 from harness.executors import Answer, Capacity, Handle, Question
-from harness.exporting import Exported, ExportRecord, export_cell, new_folder, trained_cell
+from harness.exporting import Exported, ExportRecord, export_cell, trained_cell
 from harness.model_card import model_card
 from harness.store import AttemptPaths, RunFolder
 from runner.contract import (
@@ -34,11 +37,13 @@ from runner.contract import (
     encode,
     identity_of,
     read,
+    slug,
     write_atomic,
 )
 from tests.harness.builders import cell, prepared, result
 
 HUB = ModelSpec(alias="Tiny", kind="hub", name="org/tiny", revision="a" * 40, weights_sha256={"model.safetensors": "w"})
+KEYS = ("models", "datasets", "methods", "seeds")
 changed = msgspec.structs.replace
 
 
@@ -194,26 +199,6 @@ def test_code_that_the_user_trusts(tmp_path: Path) -> None:
 # --- where to -----------------------------------------------------------------------------------
 
 
-def test_a_new_or_empty_folder(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "empty")
-    assert new_folder(tmp_path / "empty") == new_folder(tmp_path / "link") == tmp_path / "empty"
-    assert new_folder(tmp_path / "a/b") == tmp_path / "a/b"
-
-
-def test_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("mine")
-    monkeypatch.chdir(tmp_path)
-    for folder, words in (
-        (tmp_path, "you are in"),
-        (tmp_path / "file", "not a folder"),
-        (tmp_path.parent, "not empty"),
-    ):
-        with pytest.raises(InputError, match=words):
-            new_folder(folder)
-    assert (tmp_path / "file").read_text() == "mine"
-
-
 def test_the_folder_is_whole_or_not_there(run: Run, runner: Runner, tmp_path: Path) -> None:
     runner.failure = Failure(cell="c", kind="model", message="no weights", hint="train again")
     with pytest.raises(InputError, match="no weights"):
@@ -221,10 +206,10 @@ def test_the_folder_is_whole_or_not_there(run: Run, runner: Runner, tmp_path: Pa
     runner.failure = changed(runner.failure, kind="disk_full", message="full")
     with pytest.raises(SetupError, match="full"):
         exported(run, tmp_path / "out/model")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
     assert runner.is_closed
     runner.failure = None
-    (tmp_path / "out/model").mkdir()
+    (tmp_path / "out/model").mkdir(parents=True)
     assert exported(run, tmp_path / "out/model").folder == tmp_path / "out/model"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model"]
     names = {path.name for path in (tmp_path / "out/model").iterdir()}
@@ -246,7 +231,7 @@ def test_what_is_filled_meanwhile_stays(run: Run, runner: Runner, tmp_path: Path
         asyncio.run(export_cell(found, to, merge=False))
     assert "--to" in caught.value.hint
     assert [path.name for path in to.iterdir()] == ["mine.txt"]
-    assert not list(tmp_path.glob(".to.*"))
+    assert not list(tmp_path.glob(".moodbench*"))
 
 
 # --- what the runner is asked -------------------------------------------------------------------
@@ -259,7 +244,7 @@ def test_an_adapters_base_is_looked_for_anew(run: Run, runner: Runner, tmp_path:
     assert (asked.arguments[0], asked.network) == ("export", False)
     assert asked.reads == (run.attempt.adapter,)
     (unfinished,) = asked.writes
-    assert (unfinished.parent, asked.arguments[-2:]) == (tmp_path, ("--to", str(unfinished)))
+    assert (unfinished.parent.parent, asked.arguments[-2:]) == (tmp_path, ("--to", str(unfinished)))
     (request,) = runner.requests
     assert (request.merge, request.adapter) == (True, str(run.attempt.adapter))
     assert request.spec == changed(run.spec, model=changed(HUB, folder="/models/tiny"))
@@ -279,7 +264,7 @@ def test_a_model_in_a_folder_is_found_from_anywhere(tmp_path: Path, runner: Runn
     run = Run(tmp_path, lora(model=ModelSpec(alias="Mine", kind="path", name="mine", folder=str(mine))))
     done = exported(run, tmp_path / "to")
     assert runner.questions[0].reads == (mine,)
-    assert "needs peft" in done.notes[0]
+    assert "needs peft and transformers 5.18 or newer" in done.notes[0]
     assert (done.record.model.name, done.record.model.folder) == ("", None)
     assert str(tmp_path) not in (tmp_path / "to/README.md").read_text() + (tmp_path / "to/moodbench.json").read_text()
 
@@ -364,16 +349,49 @@ def test_the_card_says_what_was_measured() -> None:
 @pytest.mark.parametrize(
     ("changes", "words", "no_words"),
     [
-        ({}, "transformers, torch and peft", "merged into"),
+        ({}, "torch, peft and transformers 5.18 or newer", "merged into"),
         ({"merged": True}, "merged into the weights", "peft."),
-        ({"method": "full", "lora": None}, "transformers and torch", "adapter"),
+        ({"method": "full", "lora": None}, "torch and transformers 5.", "adapter"),
         ({"model": changed(HUB, trust_remote_code=True)}, "trust_remote_code=True", "merged into"),
     ],
 )
 def test_the_card_says_how_to_load_it(changes: dict[str, Any], words: str, no_words: str) -> None:
     card = model_card(record(**changes), scored())
     assert words in card and no_words not in card
-    assert ("peft" in front(card)["tags"]) == ("transformers, torch and peft" in card)
+    assert ("peft" in front(card)["tags"]) == ("peft and transformers 5.18 or newer" in card)
+
+
+@pytest.mark.parametrize(
+    ("installed", "words"),
+    [
+        ({"transformers": "5.17.0", "peft": "0.18"}, "transformers>=5.18 is required"),
+        ({"transformers": "5.18.0"}, "'peft' distribution was not found"),
+        ({"transformers": "5.18.0", "peft": "0.18"}, None),
+        ({"transformers": "6.0", "peft": "0.18"}, None),
+    ],
+)
+def test_what_the_card_says_to_run_stops_where_the_adapter_would_be_passed_over(
+    installed: dict[str, str], words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers", reason="the runner's packages are not installed")
+    code = model_card(record(), scored()).split("```python\n")[1].split("```")[0]
+    before, loading, _ = code.partition("classify = ")
+    assert loading
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    script = compile(before, "card", "exec")
+    exec(compile("import transformers.utils.versions, transformers.pipelines", "before", "exec"), {})
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    if words is None:
+        exec(script, {})
+        return
+    with pytest.raises(ImportError) as caught:
+        exec(script, {})
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -439,7 +457,7 @@ def test_the_command(run: Run, runner: Runner, tmp_path: Path, capsys: pytest.Ca
     assert command(run, "tiny--reviews--lora--s1", "--to", tmp_path / "to") == 0
     told = capsys.readouterr()
     assert told.out.replace("\n", "") == str(tmp_path / "to")
-    assert "needs peft" in told.err
+    assert "transformers 5.18 or newer" in told.err.replace("\n", " ")
     assert command(run, "tiny--reviews--lora--s1", "--to", tmp_path / "to") == 2
     assert "nothing is overwritten" in capsys.readouterr().err
     assert len(runner.requests) == 1
@@ -464,3 +482,15 @@ def test_a_cell_that_is_not_meant(
 def test_no_such_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "nowhere", "x", "--to", str(tmp_path / "to"), "--results", str(tmp_path)]) == 2
     assert "unknown run 'nowhere'" in capsys.readouterr().err
+
+
+def test_the_examples_name_cells_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "peft and transformers 5.18 or newer" in told
+    demo = yaml.safe_load((Path(__file__).parents[2] / "config/suites/demo.yaml").read_text())
+    cells = [
+        f"{slug(model)}--{dataset}--{method}--s{seed}"
+        for model, dataset, method, seed in itertools.product(*(demo[key] for key in KEYS))
+    ]
+    assert re.findall(r"export demo (\S+)", told)[0] in cells
