@@ -183,6 +183,9 @@ def test_categories_are_whole_and_errors_are_of_models_only(charts: Mapping[str,
         ([12.0, 14.0], 12, ["11", "12", "13", "14", "15", "16"]),
         ([5e6, 6e8], 5, ["10M", "30M", "100M", "300M"]),
         ([], 12, ["1", "2", "5", "10"]),
+        ([20.0, 80.0], 12, ["20", "50"]),  # no power of ten between the ends
+        ([13.0, 80.0], 12, ["20", "50"]),
+        ([12.0, 60.0], 12, ["20", "50"]),
     ],
 )
 def test_ticks_of_a_logarithmic_axis(values: list[float], most: int, expected: list[str]) -> None:

@@ -108,7 +108,7 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
     powers = range(math.floor(low), math.ceil(high) + 1)
     choices = [[float(f"{step}e{power}") for power in powers for step in steps] for steps in ((1, 2, 5), (1, 3), (1,))]
     fitting = [[tick for tick in ticks if low <= math.log10(tick) <= high] for ticks in choices]
-    every = -(-len(fitting[-1]) // most)
+    every = max(1, -(-len(fitting[-1]) // most))
     return next((ticks for ticks in fitting if len(ticks) <= most), fitting[-1][::every])
 
 
