@@ -26,15 +26,15 @@ from harness.pairs import (
     Z_POWER,
     Difference,
     SharedExamples,
-    Z,
     detectable,
+    half_width,
     needed,
     scored_seeds,
     seed_notes,
 )
 from harness.ratios import Ratio, speed_ratio
 from harness.selection import Match, Selection, label_of, matching
-from harness.statistics import BoolArray, FloatArray, IntArray, student_t
+from harness.statistics import BoolArray, FloatArray, IntArray
 from harness.statistics.paired import discordant_counts, mcnemar_exact
 from harness.statistics.power import minimum_detectable_difference
 from harness.statistics.seeds import pooled_freedom, two_part_p
@@ -55,7 +55,8 @@ DEFAULT_METRICS = (
 class Significance:
     """All pairs of the models of one dataset, in the order given. `difference` (M, M): accuracy of the row's model
     minus that of the column's. `p` (M, M): two-sided, Holm-corrected over all pairs; NaN on the diagonal. `detectable`:
-    the smallest difference that data like these show with 80 % power, median over pairs; NaN for a single model."""
+    the smallest difference that data like these show with 80 % power at the level that Holm holds the first of so many
+    pairs to, median over pairs; NaN for a single model, and where most pairs would show none."""
 
     difference: FloatArray
     p: FloatArray
@@ -191,18 +192,17 @@ def _side(selection: Selection, entry: Entry) -> Side:
 
 
 def _quality(shared: SharedExamples, one: Entry, other: Entry, metric: str, found: Difference) -> QualityDifference:
-    """As if it were the only test."""
-    p = shared.p_value(one, other, metric)
-    least = detectable(found, metric)
+    """As if it were the only test; `_corrected` says what all of them make of it."""
+    tested = shared.test(one, other, metric)
     return QualityDifference(
         metric=metric,
         first=found.first,
         second=found.second,
         difference=Figure(value=found.value, low=found.low, high=found.high),
-        p=p,
-        p_corrected=p,
-        test=shared.test_for(one, other, metric),
-        detectable=None if math.isnan(least) else least,
+        p=tested.p,
+        p_corrected=tested.p,
+        test=tested.test,
+        detectable=None,
         needed=None,
     )
 
@@ -212,17 +212,20 @@ def _speed(metric: str, ratio: Ratio) -> SpeedRatio:
 
 
 def _corrected(pairs: Sequence[Pair], differences: Sequence[Difference]) -> tuple[Pair, ...]:
-    """By Holm over all of them; with what is needed to tell apart those that are not, at the level that the first of
-    such a family is held to."""
+    """By Holm over all of them; with what could be told apart, and what is needed where nothing is, at the level that
+    the first of such a family is held to."""
+    alpha = ALPHA / max(1, len(differences))
     p = iter(holm(np.array([one.p for pair in pairs for one in pair.quality])).tolist())
     found = iter(differences)
     replaced = []
     for pair in pairs:
         quality = []
         for one, corrected, difference in zip(pair.quality, p, found, strict=False):
-            words = needed(difference, abs(difference.value), ALPHA / len(differences)).words
+            words = needed(difference, abs(difference.value), alpha).words
+            least = detectable(difference, one.metric, alpha)
             needs = words if words and corrected >= ALPHA else None
-            quality.append(msgspec.structs.replace(one, p_corrected=corrected, needed=needs))
+            shown = None if math.isnan(least) else least
+            quality.append(msgspec.structs.replace(one, p_corrected=corrected, detectable=shown, needed=needs))
         replaced.append(msgspec.structs.replace(pair, quality=tuple(quality)))
     return tuple(replaced)
 
@@ -272,8 +275,8 @@ def significance(entries: Sequence[Entry]) -> Significance:
     at = np.triu_indices(len(scored), 1)
     corrected = np.full((len(scored), len(scored)), np.nan)
     corrected[at] = corrected.T[at] = holm(p)
-    known = least[~np.isnan(least)]
-    return Significance(accuracy[:, None] - accuracy, corrected, float(np.median(known)) if known.size else math.nan)
+    median = float(np.median(np.where(np.isnan(least), np.inf, least))) if least.size else math.inf
+    return Significance(accuracy[:, None] - accuracy, corrected, median if math.isfinite(median) else math.nan)
 
 
 def _by_mcnemar(labels: IntArray, predicted: IntArray) -> tuple[FloatArray, FloatArray]:
@@ -281,7 +284,7 @@ def _by_mcnemar(labels: IntArray, predicted: IntArray) -> tuple[FloatArray, Floa
     counts = discordant_counts(labels, predicted)
     at = np.triu_indices(len(predicted), 1)
     b, c = counts[at], counts.T[at]
-    least = minimum_detectable_difference((b + c) / labels.size, labels.size, ALPHA, POWER)
+    least = minimum_detectable_difference((b + c) / labels.size, labels.size, ALPHA / max(1, b.size), POWER)
     return mcnemar_exact(b, c), least
 
 
@@ -293,7 +296,7 @@ def _by_seeds(entries: Sequence[Entry], right: Sequence[BoolArray]) -> tuple[Flo
         found.append(_paired_error(right[j], right[k]) if same else _unpaired_error(right[j], right[k]))
     gaps = [right[k].mean() - right[j].mean() for j, k in combinations(range(len(right)), 2)]
     p = [two_part_p(gap, one.examples, one.seeds, one.freedom) for gap, one in zip(gaps, found, strict=True)]
-    return np.array(p), np.array([one.detectable for one in found])
+    return np.array(p), np.array([one.detectable(ALPHA / len(found)) for one in found])
 
 
 @dataclass(frozen=True)
@@ -304,10 +307,11 @@ class _Error:
     seeds: float
     freedom: int
 
-    @property
-    def detectable(self) -> float:
-        width = math.hypot(Z * self.examples, student_t(self.freedom) * self.seeds)
-        return width + Z_POWER * math.hypot(self.examples, self.seeds)
+    def detectable(self, alpha: float) -> float:
+        """At this level; NaN where no difference would be."""
+        width = half_width(self.examples, self.seeds, self.freedom, alpha)
+        least = width + Z_POWER * math.hypot(self.examples, self.seeds)
+        return least if least <= 1 else math.nan
 
 
 def _paired_error(one: BoolArray, other: BoolArray) -> _Error:

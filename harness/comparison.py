@@ -8,7 +8,8 @@ from harness.board import Base, Figure
 
 SCHEMA_VERSION = 1
 
-Test = Literal["mcnemar", "randomisation", "bootstrap"]
+Test = Literal["mcnemar", "randomisation", "randomisation_limit", "bootstrap", "bootstrap_limit"]
+"""`_limit`: the distribution that the replicates tend to, where p is smaller than their number allows."""
 Outcome = Literal["pass", "fail", "not_enough_evidence", "refused", "broken"]
 
 
@@ -29,8 +30,9 @@ class Side(Base, frozen=True, kw_only=True):
 
 class QualityDifference(Base, frozen=True, kw_only=True):
     """`difference`: second minus first. `p`: two-sided, by `test`; `p_corrected`: Holm's, over `Comparison.family`.
-    `detectable`: the smallest difference that data like these show with 80 % power. `needed`: where the two are not
-    told apart, what would tell, if they differ as much as it seems."""
+    `detectable`: the smallest difference that data like these show with 80 % power, at the level that the first of the
+    family is held to; null where none does. `needed`: where the two are not told apart, what would tell at that level,
+    if they differ as much as it seems."""
 
     metric: str
     first: float

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -21,17 +23,19 @@ from harness.statistics import (
     resampled_quality,
     seed_deviations,
     seed_draws,
+    student_t,
 )
 from harness.statistics.distributions import critical_z
 from harness.statistics.paired import approximate_randomisation, mcnemar_exact, paired_bootstrap
 from harness.statistics.power import examples_needed, minimum_detectable_difference, seeds_needed
 from harness.statistics.proportions import unseen_disagreement
+from harness.statistics.seeds import pooled_freedom, two_part_p
 
 CONFIDENCE = 0.95
 REPLICATES = 10_000
 ALPHA, POWER = 0.05, 0.8
 
-Z, Z_POWER = critical_z(1 - ALPHA), critical_z(2 * POWER - 1)
+Z_POWER = critical_z(2 * POWER - 1)
 _TURNED = 0.01  # share of answers that turn, for the slope of a metric
 _MOST_COUNTS = 50_000_000  # bytes of the counts of examples that are held at a time
 
@@ -41,7 +45,8 @@ class Difference:
     """Of one quality figure, second minus first, means over seeds, with its 95 % interval. `examples_error`: the
     standard error that the test examples give it, alike for all seeds; `seed_sd`: how much it varies from seed to seed,
     0 with one seed; `unseen`: how much of the interval is for disagreements that the examples hold none of.
-    `discordant`: how many of the `rows` test examples one of the two alone has right, a mean over seeds."""
+    `discordant`: how many of the `rows` test examples one of the two alone has right, a mean over seeds. `freedom`:
+    degrees of freedom of what seeds give its error."""
 
     first: float
     second: float
@@ -53,10 +58,17 @@ class Difference:
     unseen: float
     rows: int
     discordant: float
+    freedom: int
 
     @property
     def value(self) -> float:
         return self.second - self.first
+
+
+@dataclass(frozen=True)
+class Tested:
+    p: float
+    test: Test
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,7 @@ class _Joint:
     examples: FloatArray
     seed_sd: float
     seeds: int
+    freedom: int
 
 
 class SharedExamples:
@@ -103,7 +116,7 @@ class SharedExamples:
         self._samples = self._resampled(replicates, examples)
         most = max(map(len, stacks))
         self._draws = [seed_draws(most, replicates, rng) for rng in sides]
-        self._rng = np.random.default_rng([seed, 3])
+        self._seed = seed
 
     @property
     def rows(self) -> int:
@@ -125,35 +138,51 @@ class SharedExamples:
         unseen = unseen_disagreement(ahead, behind, self.rows, CONFIDENCE)
         cost = self._cost_of_error(first, metric)
         low, high = percentile_interval(joint.samples, CONFIDENCE)
+        most = most_apart(metric)
         return Difference(
             first=self._mean(first, metric),
             second=self._mean(second, metric),
-            low=float(low - cost * unseen.low),
-            high=float(high + cost * unseen.high),
+            low=max(float(low - cost * unseen.low), -most),
+            high=min(float(high + cost * unseen.high), most),
             examples_error=float(joint.examples.std()),
             seed_sd=joint.seed_sd,
             seeds=joint.seeds,
             unseen=cost * float(max(unseen.low, unseen.high)),
             rows=self.rows,
             discordant=ahead + behind,
+            freedom=joint.freedom,
         )
 
-    def test_for(self, first: Entry, second: Entry, metric: str) -> Test:
+    def test(self, first: Entry, second: Entry, metric: str) -> Tested:
+        """Two-sided, of no difference: McNemar's for the accuracy of one seed each, approximate randomisation for what
+        else one seed has, the bootstrap for several.
+
+        Of B replicates none gives a p below 1 / B, and a correction over many tests would leave nothing to be told
+        apart: where all of them lie on one side, p is by the distribution that they tend to, as in `significance`.
+        """
         if len(first.scored) > 1 or len(second.scored) > 1:
-            return "bootstrap"
-        return "mcnemar" if metric == "accuracy" else "randomisation"
-
-    def p_value(self, first: Entry, second: Entry, metric: str) -> float:
-        """Two-sided, of no difference, by `test_for`."""
-        test = self.test_for(first, second, metric)
-        if test == "bootstrap":
-            return float(paired_bootstrap(self._joint(first, second, metric).samples))
-        if test == "mcnemar":
-            return float(mcnemar_exact(*self._discordant(first, second)))
+            return self._bootstrapped(first, second, metric)
+        if metric == "accuracy":
+            return Tested(float(mcnemar_exact(*self._discordant(first, second))), "mcnemar")
         one, other = (self._predicted[self._at[entry]][0] for entry in (first, second))
-        return approximate_randomisation(
-            self._labels, one, other, metric, self._classes, replicates=REPLICATES, rng=self._rng
+        rng = np.random.default_rng([self._seed, 3, _stream(first, second, metric)])
+        found = approximate_randomisation(
+            self._labels, one, other, metric, self._classes, replicates=REPLICATES, rng=rng
         )
+        if found.at_floor and found.tail < found.p:
+            return Tested(found.tail, "randomisation_limit")
+        return Tested(found.p, "randomisation")
+
+    def _bootstrapped(self, first: Entry, second: Entry, metric: str) -> Tested:
+        joint = self._joint(first, second, metric)
+        p = float(paired_bootstrap(joint.samples))
+        if p <= 2 / (1 + len(joint.samples)):
+            error = joint.seed_sd / math.sqrt(joint.seeds)
+            gap = self._mean(second, metric) - self._mean(first, metric)
+            limit = two_part_p(gap, float(joint.examples.std()), error, joint.freedom)
+            if limit < p:
+                return Tested(limit, "bootstrap_limit")
+        return Tested(p, "bootstrap")
 
     def _resampled(self, replicates: int, rng: np.random.Generator) -> dict[str, FloatArray]:
         """Quality figures (B, C), of so many replicates at a time that their counts stay small."""
@@ -183,7 +212,9 @@ class SharedExamples:
         fewer = min(one.seeds, other.seeds)
         # The variance of either mean, as if both had the smaller number of seeds.
         sd = math.sqrt(fewer * (one.seed_sd**2 / one.seeds + other.seed_sd**2 / other.seeds))
-        return _Joint(other.samples - one.samples, other.examples - one.examples, sd, fewer)
+        errors = [(part.seed_sd / math.sqrt(part.seeds), part.seeds) for part in (one, other)]
+        freedom = pooled_freedom(*errors[0], *errors[1])
+        return _Joint(other.samples - one.samples, other.examples - one.examples, sd, fewer, freedom)
 
     @staticmethod
     def _over_seeds(figures: FloatArray, samples: FloatArray, draws: FloatArray) -> _Joint:
@@ -191,7 +222,7 @@ class SharedExamples:
         deviations = seed_deviations(draws, figures.size)
         joint = mean_over_seeds(figures, samples, deviations)
         sd = float(figures.std(ddof=1)) if figures.size > 1 else 0.0
-        return _Joint(joint, joint - deviations @ figures, sd, figures.size)
+        return _Joint(joint, joint - deviations @ figures, sd, figures.size, max(1, figures.size - 1))
 
     def _discordant(self, first: Entry, second: Entry) -> tuple[float, float]:
         """How many examples the first alone has right, and the second alone: counts, or means over seeds."""
@@ -215,14 +246,40 @@ class SharedExamples:
         return max(costs, default=1.0)
 
 
-def detectable(difference: Difference, metric: str) -> float:
-    """The smallest difference that data like these show with 80 % power: by McNemar's test for the accuracy of one seed
-    each, else half the interval's width and what the power takes. NaN where nothing would."""
+def most_apart(metric: str) -> float:
+    """The largest difference that two models can have."""
+    return 2.0 if metric == "mcc" else 1.0
+
+
+def detectable(difference: Difference, metric: str, alpha: float = ALPHA) -> float:
+    """The smallest difference that data like these show at this level with 80 % power: by McNemar's test for the
+    accuracy of one seed each, else half the width of an interval of this level and what the power takes. NaN where no
+    difference would."""
     if metric == "accuracy" and difference.seeds == 1:
         share = difference.discordant / difference.rows
-        return float(minimum_detectable_difference(share, difference.rows, ALPHA, POWER))
-    error = math.hypot(difference.examples_error, difference.seed_sd / math.sqrt(difference.seeds))
-    return (difference.high - difference.low) / 2 + Z_POWER * error
+        return float(minimum_detectable_difference(share, difference.rows, alpha, POWER))
+    examples, seeds = difference.examples_error, difference.seed_sd / math.sqrt(difference.seeds)
+    wider = half_width(examples, seeds, difference.freedom, alpha) - half_width(
+        examples, seeds, difference.freedom, ALPHA
+    )
+    least = (difference.high - difference.low) / 2 + wider + Z_POWER * math.hypot(examples, seeds)
+    return least if least <= most_apart(metric) else math.nan
+
+
+def half_width(examples: float, seeds: float, freedom: int, alpha: float) -> float:
+    """Of an interval of level 1 - alpha, from the standard errors of examples and of seeds, squared and added."""
+    return math.hypot(critical_z(1 - alpha) * examples, _critical_t(freedom, alpha) * seeds)
+
+
+@lru_cache(maxsize=1024)
+def _critical_t(freedom: int, alpha: float) -> float:
+    return student_t(freedom, 1 - alpha)
+
+
+def _stream(first: Entry, second: Entry, metric: str) -> int:
+    """Of random numbers, for one metric of one pair, in whatever order they are asked for."""
+    names = [(entry.model, entry.method, entry.device) for entry in (first, second)]
+    return zlib.crc32(repr((names, metric)).encode())
 
 
 def needed(difference: Difference, distance: float, alpha: float = ALPHA) -> Needed:

@@ -14,7 +14,9 @@ GATE_HEADINGS = ("Outcome", "Dataset", "Model", "Check", "Baseline", "Run", "Dro
 _TESTS = {
     "mcnemar": "exact McNemar",
     "randomisation": "approximate randomisation",
+    "randomisation_limit": "the normal limit of approximate randomisation",
     "bootstrap": "paired bootstrap over examples and seeds",
+    "bootstrap_limit": "the limit of the paired bootstrap",
 }
 _OUTCOMES: dict[Outcome, str] = {
     "pass": "pass",

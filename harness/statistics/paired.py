@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from harness.statistics.arrays import FloatArray, IntArray
-from harness.statistics.distributions import half_binomial_cdf
+from harness.statistics.distributions import half_binomial_cdf, normal_cdf
 from harness.statistics.quality import confusion_counts, quality_from_confusion, quality_from_margins
 
 _NO_DIFFERENCE = 1e-12  # sums taken in another order differ by this much
@@ -56,6 +59,16 @@ def paired_bootstrap(differences: FloatArray) -> FloatArray:
     return np.where(np.isnan(differences).any(axis=0), np.nan, p)
 
 
+@dataclass(frozen=True)
+class Randomised:
+    """Two-sided p values of no difference. `p`: the share of replicates; `at_floor`: it is as small as so many allow.
+    `tail`: by the normal of the replicates' spread, to which they tend as examples become many."""
+
+    p: float
+    at_floor: bool
+    tail: float
+
+
 def approximate_randomisation(
     labels: IntArray,
     first: IntArray,
@@ -65,8 +78,8 @@ def approximate_randomisation(
     *,
     replicates: int,
     rng: np.random.Generator,
-) -> float:
-    """Two-sided p value of no difference in a `figure` of `quality_from_margins` ("accuracy", "f1", …) between two
+) -> Randomised:
+    """Test of no difference in a `figure` of `quality_from_margins` ("accuracy", "f1", …) between two
     models' predictions (n,).
 
     If the models are alike, either may have given each of the two answers to an example: they are exchanged by fair
@@ -81,13 +94,16 @@ def approximate_randomisation(
         raise ValueError(f"{figure} is not a figure of {classes} classes: choose of {', '.join(figures)}")
     observed = abs(figures[figure][0] - figures[figure][1])
     differ = np.flatnonzero(first != second)
-    extreme, rows = 0, max(1, _BLOCK_ELEMENTS // max(1, differ.size))
+    extreme, squares, rows = 0, 0.0, max(1, _BLOCK_ELEMENTS // max(1, differ.size))
     for start in range(0, replicates, rows):
         exchanged = rng.random((min(rows, replicates - start), differ.size), dtype=np.float32) < 0.5
         gains = exchanged.astype(np.float32) @ _gains(labels[differ], first[differ], second[differ], classes)
         differences = _difference(confusion, gains.astype(np.float64), figure)
         extreme += int((np.abs(differences) >= observed - _NO_DIFFERENCE).sum())
-    return (1 + extreme) / (1 + replicates)
+        squares += float((differences**2).sum())
+    spread = math.sqrt(squares / replicates)  # around 0: either of two answers is as likely
+    tail = float(2 * normal_cdf(-observed / spread)) if spread else 1.0
+    return Randomised((1 + extreme) / (1 + replicates), extreme == 0, tail)
 
 
 def _gains(labels: IntArray, first: IntArray, second: IntArray, classes: int) -> npt.NDArray[np.float32]:

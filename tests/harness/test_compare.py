@@ -15,6 +15,7 @@ from harness.entries import entries_of
 from harness.errors import InputError
 from harness.evidence import gather, write_baseline
 from harness.selection import matching, selected
+from harness.statistics import minimum_detectable_difference
 from harness.store import RunFolder
 from tests.harness.compared import answers, finish, noisy, run_of, selection, spec
 from tests.harness.ranked import cell, five_windows, predictions, provenance, without_predictions
@@ -118,7 +119,7 @@ def test_a_comparison_tells_models_apart_and_says_what_would() -> None:
     found = compare(selection(near[0], model="a"), selection(far, model="c"))
     (pair,) = found.pairs
     accuracy, f1 = pair.quality
-    assert (accuracy.metric, accuracy.test, f1.test) == ("accuracy", "mcnemar", "randomisation")
+    assert (accuracy.metric, accuracy.test, f1.test) == ("accuracy", "mcnemar", "randomisation_limit")
     assert accuracy.difference.value == pytest.approx(0.15)
     assert accuracy.p < accuracy.p_corrected < 1e-6 and accuracy.needed is None
     close = compare(selection(near[0], model="a"), selection(near[1], model="b")).pairs[0].quality[0]
@@ -139,6 +140,9 @@ def test_p_values_are_corrected_over_all_that_is_shown() -> None:
     assert found.family == len(shown) == 9
     expected = multipletests([one.p for one in shown], method="holm")[1]
     assert [one.p_corrected for one in shown] == pytest.approx(list(expected))
+    alone = compare(selection(*records, model="a"), selection(*records, model="b", name="other"), ["accuracy"])
+    least = [one.detectable for found in (alone, found) for one in found.pairs[0].quality[:1]]
+    assert least[0] is not None and least[1] is not None and least[0] < least[1], "of three tests, and of nine"
 
 
 def test_five_datasets_are_also_taken_together() -> None:
@@ -219,6 +223,9 @@ def test_significance_of_one_seed_each_is_mcnemars() -> None:
         assert found.difference[k, j] == -found.difference[j, k]
     assert np.isnan(np.diag(found.p)).all()
     assert 0.02 < found.detectable < 0.06
+    share = [(right[j] != right[k]).mean() for j, k in at]
+    expected = np.median(minimum_detectable_difference(share, LABELS.size, 0.05 / 6))
+    assert found.detectable == pytest.approx(expected), "at the level of the first of six"
 
 
 def test_significance_of_several_seeds_agrees_with_the_bootstrap() -> None:

@@ -96,27 +96,29 @@ def test_randomisation_is_enumeration(figure: str) -> None:
         figures = st.quality_from_confusion(st.confusion_counts(labels, np.stack([one, other]), 3))[figure]
         differences.append(figures[0] - figures[1])
     expected = np.mean(np.abs(differences) >= abs(differences[0]) - 1e-12)
-    p = st.approximate_randomisation(
+    found = st.approximate_randomisation(
         labels, first, second, figure, 3, replicates=40_000, rng=np.random.default_rng(0)
     )  # fmt: skip
     assert differ.size >= 8
     assert 0.01 < expected < 0.9
-    assert p == pytest.approx(expected, abs=0.01)
+    assert found.p == pytest.approx(expected, abs=0.01)
 
 
 def test_randomisation_of_accuracy_is_mcnemar() -> None:
     labels, predicted = two_models(400, 4, (0.80, 0.73), seed=1)
     counts = st.discordant_counts(labels, predicted)
-    p = st.approximate_randomisation(
+    found = st.approximate_randomisation(
         labels, *predicted, "accuracy", 4, replicates=40_000, rng=np.random.default_rng(0)
     )  # fmt: skip
-    assert p == pytest.approx(float(st.mcnemar_exact(counts[0, 1], counts[1, 0])), abs=0.01)
+    exact = float(st.mcnemar_exact(counts[0, 1], counts[1, 0]))
+    assert found.p == pytest.approx(exact, abs=0.01)
+    assert found.tail == pytest.approx(exact, rel=0.3) and not found.at_floor
 
 
 def test_equal_models_do_not_differ() -> None:
     labels, (first, _) = two_models(50, 2, (0.8, 0.8), seed=0)
     rng = np.random.default_rng(0)
-    assert st.approximate_randomisation(labels, first, first, "f1", 2, replicates=100, rng=rng) == 1
+    assert st.approximate_randomisation(labels, first, first, "f1", 2, replicates=100, rng=rng).p == 1
 
 
 @pytest.mark.parametrize(("differing", "expected"), [(1, 1.0), (60, 1 / 102)])
@@ -127,8 +129,9 @@ def test_blocks_hold_all_replicates(differing: int, expected: float, monkeypatch
     labels = np.zeros(60, dtype=np.int64)
     second = (np.arange(60) < differing).astype(np.int64)
     rng = np.random.default_rng(0)
-    p = st.approximate_randomisation(labels, labels, second, "accuracy", 2, replicates=101, rng=rng)
-    assert p == pytest.approx(expected)
+    found = st.approximate_randomisation(labels, labels, second, "accuracy", 2, replicates=101, rng=rng)
+    assert found.p == pytest.approx(expected)
+    assert found.at_floor == (differing == 60)
 
 
 def test_what_cannot_be_randomised_is_refused() -> None:
