@@ -31,7 +31,6 @@ FLAG_MEANINGS: dict[str, str] = {
     "only_model": "Nothing to compare with: the score is 0 by construction.",
     "other_data_version": "Another version of the dataset of this name; ranked apart from the larger group.",
     "reduced_batch": "A batch size used, in training or evaluation, is not the one asked for.",
-    "score_without_width": "Nearly every resample gives it the same places, so the score's interval has no width.",
     "seeds_differ": "Not the same seeds as most others of the dataset.",
     "speed_not_comparable": "Measured on differing hardware or images: the score uses quality alone.",
     "speed_tied": "Its latency or throughput is that of another row but for the machine's noise; equal in the score.",
@@ -152,7 +151,7 @@ class Contrast(Base, frozen=True, kw_only=True):
 
 class AcrossDatasets(Base, frozen=True, kw_only=True):
     """Whether models differ over five datasets or more, by their ranks in `metric` on each, whatever its size. `p`: of
-    equal mean ranks (Friedman, as Iman and Davenport have it). Mean ranks further apart than `critical_difference`
+    equal mean ranks (Friedman, by permutation). Mean ranks further apart than `critical_difference`
     differ (Nemenyi, 95 %). `mean_ranks`: in the order of `overall`."""
 
     metric: str

@@ -37,6 +37,7 @@ from harness.store import AttemptPaths, RunFolder, write_given, writing
 from runner.contract import ContractError, Failure, Result, read, write_atomic
 
 SCHEMA_VERSION = 1
+DAMAGE = (zlib.error, KeyError, ValueError)  # of what was packed
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class CellReader:
         self._folder = folder
         kept = _kept_of(folder)
         self._kept = {cell.entry.cell: cell for cell in kept.cells}
-        self._labels = {sha256: _unpacked(codes) for sha256, codes in kept.labels.items()}
+        self._labels = _whole_labels(kept)
         self._read: dict[str, KeptCell] = {}
 
     def read(self, entry: CellEntry) -> CellRecord | Failure | None:
@@ -137,11 +138,15 @@ class CellReader:
 
     def read_attempt(self, entry: CellEntry, found: FinishedAttempt) -> CellRecord | Failure:
         kept = self._kept.get(entry.cell)
-        if kept is None or (kept.entry, kept.attempt, kept.stamp) != (entry, found.attempt.number, found.stamp):
-            try:
-                kept = self._parsed(entry, found)
-            except ContractError as error:
-                return unreadable(entry.cell, error, found.attempt)
+        if kept is not None and (kept.entry, kept.attempt, kept.stamp) == (entry, found.attempt.number, found.stamp):
+            with suppress(*DAMAGE):
+                record = _record(kept, self._labels, found.attempt)
+                self._read[entry.cell] = kept
+                return record
+        try:
+            kept = self._parsed(entry, found)
+        except ContractError as error:
+            return unreadable(entry.cell, error, found.attempt)
         self._read[entry.cell] = kept
         return _record(kept, self._labels, found.attempt)
 
@@ -199,11 +204,11 @@ def read_baseline(path: Path) -> Evidence:
     """Raises InputError."""
     try:
         kept = _decoded(path.read_bytes())
-        labels = {sha256: _unpacked(codes) for sha256, codes in kept.labels.items()}
+        labels = _whole_labels(kept)
         records = tuple(_record(cell, labels, None) for cell in kept.cells)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "give a run, or a file of --write-baseline") from None
-    except (msgspec.MsgspecError, zlib.error, KeyError, ValueError) as error:
+    except (msgspec.MsgspecError, *DAMAGE) as error:
         raise InputError(
             f"{path} is no baseline: {error}", "write it with `moodbench gate RUN --write-baseline`"
         ) from None
@@ -241,9 +246,23 @@ def _unpacked(packed: bytes) -> IntArray:
     return codes.astype(np.int16)
 
 
+def _whole_labels(kept: KeptEvidence) -> dict[str, IntArray]:
+    """Those that are what their digest says."""
+    whole = {}
+    for sha256, packed in kept.labels.items():
+        with suppress(*DAMAGE):
+            codes = _unpacked(packed)
+            if sha256_of(codes) == sha256:
+                whole[sha256] = codes
+    return whole
+
+
 def _record(kept: KeptCell, labels: Mapping[str, IntArray], attempt: AttemptPaths | None) -> CellRecord:
-    """Raises KeyError, ValueError, zlib.error for a baseline that someone changed."""
+    """Raises one of `DAMAGE` for what someone changed."""
     entry = kept.entry
+    true, predicted = labels[kept.labels_sha256], _unpacked(kept.predicted)
+    if predicted.shape != true.shape or not 0 <= predicted.min() <= predicted.max() < len(kept.result.label_names):
+        raise ValueError(f"predictions of {entry.cell} are not one of its labels for each example")
     return CellRecord(
         cell=entry.cell,
         model=entry.model,
@@ -253,8 +272,8 @@ def _record(kept: KeptCell, labels: Mapping[str, IntArray], attempt: AttemptPath
         seed=entry.seed,
         device=entry.device,
         result=kept.result,
-        labels=labels[kept.labels_sha256],
-        predicted=_unpacked(kept.predicted),
+        labels=true,
+        predicted=predicted,
         architecture=entry.architecture,
         attempt=attempt,
         tails=kept.tails,

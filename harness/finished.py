@@ -10,6 +10,7 @@ import numpy as np
 
 from harness.entries import best_throughput
 from harness.failures import unreadable
+from harness.metrics import CONFUSION_METRICS
 from harness.predictions import read_predictions
 from harness.record import CellEntry
 from harness.statistics import IntArray, order_statistic_interval
@@ -18,6 +19,8 @@ from runner.contract import ContractError, Failure, Result
 
 MOST_WINDOWS = 1_000  # of one cell, repeated ones among them
 GREATEST = 1e15  # of a figure that means anything; sums of such are still exact enough
+# What can be; of all other figures, from 0 to `GREATEST`.
+BOUNDS = dict.fromkeys((*CONFUSION_METRICS, "roc_auc", "ece"), (0.0, 1.0)) | {"mcc": (-1.0, 1.0), "brier": (0.0, 2.0)}
 TAILS = {"latency_p95_ms": 95, "latency_p99_ms": 99}
 REQUESTED = ("batch_size", "accumulation", "evaluation_batch_size", "throughput_batch_size")
 
@@ -126,8 +129,10 @@ def _check(result: Result, entry: CellEntry) -> None:
     figures += result.quality.metrics.items() if result.quality else ()
     figures += [("latency_p95_ms", result.timing.latency.p95_ms)] if result.timing else ()
     figures += _of_windows(result)
+    figures += [("number of parameters", result.parameters_total)]
     for name, value in figures:
-        if isinstance(value, float) and abs(value) > GREATEST:
+        least, most = BOUNDS.get(name, (0.0, GREATEST))
+        if isinstance(value, int | float) and not least <= value <= most:
             raise ContractError(f"its {name[:40]} is beyond measure")
 
 

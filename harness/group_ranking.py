@@ -4,6 +4,7 @@ on all of them (score, ranks, ties) whenever the rows are asked for."""
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from harness.analysis import RankedGroup
 from harness.board import Figure, NoiseFloor, Place, Row, SpeedKey
-from harness.composite import RankOptions, composite, score_varies
+from harness.composite import RankOptions, composite, scales_of
 from harness.entries import (
     CellRecord,
     Entry,
@@ -33,13 +34,13 @@ from harness.figures import NO_QUALITY, Quality, figure_of
 from harness.metrics import METRICS, PROBABILITY_METRICS, SPEED_METRICS
 from harness.speeds import SHOWN_LEVEL, Measured, applies, level, measured, shared_levels
 from harness.statistics import (
-    BoolArray,
     Counts,
     FloatArray,
     IntArray,
     Interval,
     competition_ranks,
     confusion_counts,
+    cost_of_an_error,
     example_counts,
     mean_over_seeds,
     pareto_front,
@@ -53,11 +54,13 @@ from harness.statistics import (
     speed_samples,
     spread_of_mean,
     tie_groups,
+    unseen_errors,
 )
 from harness.statistics.intervals import percentile_interval
 
 Key = tuple[str, str, str]  # model, method, device
 CELLS_AT_ONCE = 96  # whose replicates are held together
+LEAST = {"mcc": -1.0}  # of a quality figure; others are shares
 ALWAYS_KEPT = ("accuracy", "f1")  # replicates that the overall rows and the analysis need
 PARETO = {"f1": 1.0, "latency_p95_ms": -1.0, "memory_allocated_mb": -1.0}
 NO_PLACE = Place(rank=None, rank_low=None, rank_high=None, p_best=None, tie=None)
@@ -80,12 +83,11 @@ class _Known:
 
 @dataclass(frozen=True, eq=False)
 class _Score:
-    """(M,) and (B, M); NaN for a model without predictions. `fixed`: its interval has no width, though columns vary."""
+    """(M,) and (B, M); NaN for a model without predictions, or where nothing of what is weighted was measured."""
 
     values: FloatArray
     samples: FloatArray
     intervals: Interval
-    fixed: BoolArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,22 +188,31 @@ class GroupRanking:
         point = quality_from_confusion(confusion_counts(labels, predicted, self._classes))
         samples = resampled_quality(labels, predicted, self._classes, counts)
         columns = {name: _column(point[name], samples[name], deviations) for name in point}
+        unseen = np.stack([self._unseen(entry) for entry in entries], axis=1) / (labels.size * deviations.shape[1])
+        costs = cost_of_an_error({name: one.samples for name, one in columns.items()})
         kept = {*ALWAYS_KEPT, *self._options.weights} & columns.keys()
-        intervals = {name: self._interval(name, one) for name, one in columns.items()}
+        beyond = unseen_errors(columns["accuracy"].values, labels.size, self._options.confidence)
+        values, replicates, intervals = {}, {}, {}
+        for name, one in columns.items():
+            values[name] = one.values
+            replicates[name] = np.clip(one.samples + costs[name] * unseen, LEAST.get(name, 0.0), 1.0)
+            low, high = percentile_interval(replicates[name], self._options.confidence)
+            low, high = low - costs[name] * beyond.low, high + costs[name] * beyond.high
+            intervals[name] = np.clip([low, high], LEAST.get(name, 0.0), 1.0)
         return {
             _key(entry): Quality(
-                values={name: float(one.values[i]) for name, one in columns.items()},
-                intervals={name: (float(one.low[i]), float(one.high[i])) for name, one in intervals.items()},
-                samples={name: columns[name].samples[:, i].astype(np.float32) for name in kept},
+                values={name: float(column[i]) for name, column in values.items()},
+                intervals={name: (float(ends[0, i]), float(ends[1, i])) for name, ends in intervals.items()},
+                samples={name: replicates[name][:, i].astype(np.float32) for name in kept},
             )
             for i, entry in enumerate(entries)
         }
 
-    def _interval(self, name: str, column: _Column) -> Interval:
-        """Few seeds have heavy tails, which may reach beyond what a share can be."""
-        least = -1.0 if name == "mcc" else 0.0
-        low, high = percentile_interval(column.samples, self._options.confidence)
-        return Interval(np.clip(low, least, 1.0), np.clip(high, least, 1.0))
+    def _unseen(self, entry: Entry) -> FloatArray:
+        """(B,): examples by which a model may differ from another without the test split showing it: half of one in
+        each direction, as Agresti and Min add to paired counts ("Simple Improved Confidence Intervals for Comparing
+        Matched Proportions", 2005). Without it one example would part two models for certain."""
+        return self._rng("unseen", *_key(entry)).normal(0.0, math.sqrt(0.5), self._options.replicates)
 
     def _speed_samples(self, entry: Entry, name: str, found: Measured) -> FloatArray:
         spread = spread_of_mean(found.windows if found.in_windows else found.figures[:, None])
@@ -221,7 +232,7 @@ class GroupRanking:
         comparable = len(speed_keys(entries)) <= 1
         floor = self._floor if comparable and self._floor and applies(self._floor, entries) else None
         score = self._score(known, floor, comparable)
-        places = _places(score)
+        places = _places(score, self._options.confidence)
         fronts = _pareto(known)
         levels = {name: shared_levels(name, self._scored_values(known, name, score), floor) for name in SPEED_METRICS}
         usual = common_seeds(entries)
@@ -232,7 +243,6 @@ class GroupRanking:
                 "speed_not_comparable": not comparable,
                 "only_model": len(known) == 1,
                 "seeds_differ": one.entry.seeds != usual,
-                "score_without_width": bool(score.fixed[i]),
                 "speed_tied": any(figures[name].level is not None for name in SHOWN_LEVEL),
             }
             rows.append(self._row(one.entry, places[i], fronts[i], figures, group_flags))
@@ -248,25 +258,20 @@ class GroupRanking:
         return np.where(np.isnan(score.values), np.nan, [_value(one, name) for one in known])
 
     def _score(self, known: Sequence[_Known], floor: NoiseFloor | None, comparable: bool) -> _Score:
-        """Normalised anew in every replicate, so that its interval covers the normalisation as well. A model that is
-        at the same end of every column in every replicate has an interval without width: its place is certain, its
-        figures are not. Models without predictions have no score, and do not stretch the others' columns."""
+        """Models without predictions have no score, and do not stretch the others' columns."""
         replicates, models = self._options.replicates, len(known)
         values, samples = np.full(models, np.nan), np.full((replicates, models), np.nan)
         weights = {
             name: weight for name, weight in self._options.weights.items() if comparable or name not in SPEED_METRICS
         }
         at = [i for i, one in enumerate(known) if one.quality.values]
-        if not at or not weights:
-            return _Score(values, samples, Interval(values, values), np.zeros(models, dtype=bool))
         scored = [known[i] for i in at]
         points = {name: level(name, np.array([_value(one, name) for one in scored]), floor) for name in weights}
-        columns = {name: level(name, self._replicates(scored, name), floor) for name in weights}
-        values[at] = composite(points, weights, self._options.normalise)
-        samples[:, at] = composite(columns, weights, self._options.normalise)
-        intervals = percentile_interval(samples, self._options.confidence)
-        fixed = np.isclose(intervals.low, intervals.high) & score_varies(columns, weights)
-        return _Score(values, samples, intervals, fixed)
+        scales = scales_of(points, weights, self._options.normalise)
+        if scales:
+            columns = {name: level(name, self._replicates(scored, name), floor) for name in scales}
+            values[at], samples[:, at] = composite(points, scales), composite(columns, scales)
+        return _Score(values, samples, percentile_interval(samples, self._options.confidence))
 
     def _replicates(self, known: Sequence[_Known], name: str) -> FloatArray:
         """(B, M); NaN where there is none."""
@@ -343,13 +348,13 @@ def _value(known: _Known, name: str) -> float:
     return np.nan if value is None else value
 
 
-def _places(score: _Score) -> list[Place]:
+def _places(score: _Score, confidence: float) -> list[Place]:
     places = [NO_PLACE] * len(score.values)
     at = np.flatnonzero(~np.isnan(score.values))
     if not at.size:
         return places
     values, samples = score.values[at], score.samples[:, at]
-    apart = separated(values, samples)
+    apart = separated(values, samples, confidence)
     ranks, (low, high) = competition_ranks(values), rank_bounds(values, apart)
     best, ties = probability_best(samples), tie_groups(values, apart)
     for j, i in enumerate(at):
@@ -374,7 +379,8 @@ def _pareto(known: Sequence[_Known]) -> list[bool | None]:
 
 def _score_figure(known: _Known, score: _Score, i: int) -> Figure:
     if np.isnan(score.values[i]):
-        reason = "speed is not comparable" if known.quality.values else reason_for("score", known.entry)
+        nothing = "nothing that it is made of was measured, or the speeds are not comparable"
+        reason = nothing if known.quality.values else reason_for("score", known.entry)
         return Figure(value=None, low=None, high=None, reason=reason)
     low, high = float(score.intervals.low[i]), float(score.intervals.high[i])
     return Figure(value=float(score.values[i]), low=low, high=high)

@@ -14,8 +14,9 @@ from harness.errors import InputError, SetupError
 from harness.evidence import Evidence, Survey, gather, look_at, noise_floor
 from harness.ranking import RankOptions, rank_cells
 from harness.store import RunFolder, writing
-from runner import __version__
 from runner.contract import ContractError, Failure, write_atomic
+
+RANKING_VERSION = 1  # to be raised with every change by which the same results give another board
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def standing_of(folder: RunFolder, options: RankOptions | None = None) -> Standi
 
 def _made_of(survey: Survey, options: RankOptions, floor: NoiseFloor | None) -> str:
     """sha256 of all that a board depends on."""
-    parts = [__version__, SCHEMA_VERSION, survey.stamp, asdict(options), floor]
+    parts = [RANKING_VERSION, SCHEMA_VERSION, survey.stamp, asdict(options), floor]
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 

@@ -65,7 +65,8 @@ class LiveBoard:
         self._entries, self._unavailable, self._floor = entries, run.unavailable, floor
 
     def _read(self, entries: Iterable[CellEntry]) -> bool:
-        """Whether anything is other than it was."""
+        """Whether anything is other than it was. What was read of a finished cell stands, whatever became of its files
+        since."""
         changed = False
         for entry in entries:
             found = self._reader.read(entry)
@@ -76,7 +77,7 @@ class LiveBoard:
                     self._failures.pop(entry.cell, None)
                     self._ranking.add(found)
                     changed = True
-            elif found is not None and found != self._failures.get(entry.cell):
+            elif known is None and found is not None and found != self._failures.get(entry.cell):
                 self._failures[entry.cell] = found
                 changed = True
         return changed

@@ -21,7 +21,7 @@ from harness.statistics import (
     FEWEST_DATASETS,
     FloatArray,
     competition_ranks,
-    friedman,
+    friedman_by_permutation,
     nemenyi,
     probability_best,
     rank_bounds,
@@ -146,13 +146,13 @@ def _across(groups: Sequence[RankedRows], overall: Sequence[OverallRow]) -> Acro
         return None
     keys = [(row.model, row.method, row.device) for row in overall]
     scores = np.stack([_values(group, [group.places[key] for key in keys], "f1") for group in groups])
-    found, pairs = friedman(scores), nemenyi(scores)
+    pairs = nemenyi(scores)
     return AcrossDatasets(
         metric="f1",
         datasets=len(groups),
-        p=found.p,
+        p=friedman_by_permutation(scores),
         critical_difference=pairs.critical_difference,
-        mean_ranks=tuple(float(rank) for rank in found.ranks),
+        mean_ranks=tuple(float(rank) for rank in pairs.ranks),
     )
 
 

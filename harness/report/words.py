@@ -110,9 +110,12 @@ def across_text(board: Leaderboard) -> str:
     if found is None:
         return ""
     p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
+    ranks = f"Ranks in {METRICS[found.metric].title} on {found.datasets} datasets"
+    words = f"{ranks}: {p} by Friedman's test of equal mean ranks"
+    if found.p >= 1 - board.confidence:
+        return f"{words}: not shown to differ."
     return (
-        f"Ranks in {METRICS[found.metric].title} on {found.datasets} datasets: {p} by Friedman's test of equal mean "
-        f"ranks. These lie between {min(found.mean_ranks):.1f} and {max(found.mean_ranks):.1f}; models more than "
+        f"{words}. These lie between {min(found.mean_ranks):.1f} and {max(found.mean_ranks):.1f}; models more than "
         f"{found.critical_difference:.2f} apart differ (Nemenyi)."
     )
 

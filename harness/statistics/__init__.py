@@ -11,10 +11,12 @@ from harness.statistics.intervals import (
     order_statistic_interval,
     percentile_interval,
     ratio_interval,
+    unseen_errors,
     wilson_interval,
 )
 from harness.statistics.paired import approximate_randomisation, discordant_counts, mcnemar_exact, paired_bootstrap
 from harness.statistics.power import examples_needed, minimum_detectable_difference, seeds_needed
+from harness.statistics.proportions import steps_interval
 from harness.statistics.quality import check_codes, confusion_counts, quality_from_confusion, quality_from_margins
 from harness.statistics.ranks import (
     competition_ranks,
@@ -25,6 +27,7 @@ from harness.statistics.ranks import (
     tie_groups,
 )
 from harness.statistics.resampling import (
+    cost_of_an_error,
     example_counts,
     mean_over_seeds,
     resampled_quality,
@@ -38,6 +41,7 @@ from harness.statistics.several import (
     SignedRank,
     benjamini_hochberg,
     friedman,
+    friedman_by_permutation,
     holm,
     nemenyi,
     wilcoxon_signed_rank,
@@ -61,10 +65,12 @@ __all__ = [
     "check_codes",
     "competition_ranks",
     "confusion_counts",
+    "cost_of_an_error",
     "discordant_counts",
     "example_counts",
     "examples_needed",
     "friedman",
+    "friedman_by_permutation",
     "half_width",
     "holm",
     "jackknife_quality",
@@ -91,8 +97,10 @@ __all__ = [
     "separated",
     "speed_samples",
     "spread_of_mean",
+    "steps_interval",
     "student_t",
     "tie_groups",
+    "unseen_errors",
     "wilcoxon_signed_rank",
     "wilson_interval",
 ]

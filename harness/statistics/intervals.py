@@ -87,6 +87,15 @@ def wilson_interval(successes: npt.ArrayLike, n: npt.ArrayLike, confidence: floa
     return Interval(np.maximum(low, 0.0), np.minimum(high, 1.0))  # by rounding it may lie 1e-17 outside
 
 
+def unseen_errors(shares: FloatArray, n: int, confidence: float = 0.95) -> Interval:
+    """How far, (...) of at least 0 to either side, Wilson's interval of shares (...) of n examples reaches beyond the
+    normal one: what an interval from resampling leaves out. Resampling cannot draw an error of which the test split
+    holds none; where it holds few, such an interval is too narrow. Dies out as they become many."""
+    score = wilson_interval(shares * n, n, confidence)
+    reach = critical_z(confidence) * np.sqrt(shares * (1 - shares) / n)
+    return Interval(np.maximum(shares - reach - score.low, 0.0), np.maximum(score.high - shares - reach, 0.0))
+
+
 def order_statistic_interval(samples: FloatArray, p: float, confidence: float = 0.95) -> Interval | None:
     """Bounds of the percentile `p` (in percent: 95) of what n independent samples (n,) were drawn from, whatever its
     distribution: two of the samples, by the binomial number of those below it (David & Nagaraja, "Order Statistics",

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import base64
 import os
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -86,6 +90,36 @@ def test_kept_evidence_that_is_damaged_is_made_anew(run: RunFolder, damage: byte
     run.evidence.write_bytes(damage)
     assert told(gather(run)) == told(before)
     assert run.evidence.read_bytes() != damage
+
+
+def garbled(kept: dict[str, Any]) -> None:
+    kept["cells"][0]["predicted"] = "AAAA"
+
+
+def too_short(kept: dict[str, Any]) -> None:
+    kept["cells"][0]["predicted"] = base64.b64encode(b"\1" + zlib.compress(b"\0")).decode()
+
+
+def out_of_range(kept: dict[str, Any]) -> None:
+    kept["cells"][0]["predicted"] = base64.b64encode(b"\1" + zlib.compress(b"\7" * len(LABELS))).decode()
+
+
+def without_labels(kept: dict[str, Any]) -> None:
+    kept["labels"] = {}
+
+
+def other_labels(kept: dict[str, Any]) -> None:
+    packed = base64.b64encode(b"\1" + zlib.compress(b"\1" * len(LABELS))).decode()
+    kept["labels"] = dict.fromkeys(kept["labels"], packed)
+
+
+@pytest.mark.parametrize("damage", [garbled, too_short, out_of_range, without_labels, other_labels])
+def test_what_is_damaged_within_is_read_anew(run: RunFolder, damage: Callable[[dict[str, Any]], None]) -> None:
+    before = gather(run)
+    kept = msgspec.json.decode(run.evidence.read_bytes())
+    damage(kept)
+    run.evidence.write_bytes(msgspec.json.encode(kept))
+    assert told(gather(run)) == told(before)
 
 
 def test_a_run_that_may_only_be_read(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,6 +217,34 @@ def test_nothing_is_read_twice(run: RunFolder, monkeypatch: pytest.MonkeyPatch) 
     assert len([path for path in listed if "cells" in path]) == len(SPECS) + 1
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parameters_total": 10**400},
+        {"parameters_total": -5},
+        {"summary": {"latency_median_ms": -5e13}},
+        {"summary": {"throughput_samples_per_sec": -1.0}},
+        {"summary": {"accuracy": 1.5}},
+    ],
+)
+def test_figures_that_cannot_be_are_that_cells_failure(run: RunFolder, changes: dict[str, Any]) -> None:
+    (attempt,) = run.attempts(SPECS[0].cell)
+    told = json.loads(attempt.result.read_text())
+    for name, value in changes.items():
+        told[name] = told[name] | value if isinstance(value, dict) else value
+    attempt.result.write_text(json.dumps(told))
+    (failure,) = standing_of(run).failures
+    assert failure.cell == SPECS[0].cell
+
+
+def test_a_board_of_other_settings_of_the_record_is_made_anew(run: RunFolder) -> None:
+    standing_of(run)
+    record = run.read_record()
+    cells = tuple(msgspec.structs.replace(entry, architecture="decoder-only") for entry in record.cells)
+    run.write_record(msgspec.structs.replace(record, cells=cells))
+    assert {row.architecture for row in standing_of(run).board.rows} == {"decoder-only"}
+
+
 # --- a kept board -------------------------------------------------------------------------------
 
 
