@@ -91,8 +91,9 @@ class Place(Base, frozen=True, kw_only=True):
 
 
 class Row(Place, frozen=True, kw_only=True):
-    """One model on one dataset, ranked within its dataset version. `pareto`: whether no other is at least as good in
-    F1, p95 latency and peak memory and better in one; null where a figure is missing or not comparable. `speed_key`: of
+    """One model on one dataset, ranked within its dataset version. `pareto`: whether no other of
+    the same `speed_key` is at least as good in F1, p95 latency and peak memory and better in one; null where a figure
+    or the key is missing. `speed_key`: of
     `Leaderboard.speed_keys`; null where no speed was measured, or its seeds were measured at several places."""
 
     model: str
