@@ -40,6 +40,17 @@ def critique(material: Material) -> Html:
     return found or tag("p", "Nothing: no cell failed, and no row, window or figure has a reservation.")
 
 
+def unfinished(failures: Sequence[Failure], missing: int) -> str:
+    """ "2 cells failed; 1 cell has not run to the end: every ranking here may still change." """
+    failed = f"{_cells(len(failures))} failed" if failures else ""
+    left = f"{_cells(missing)} {'has' if missing == 1 else 'have'} not run to the end" if missing else ""
+    return f"{'; '.join(filter(None, (failed, left)))}: every ranking here may still change."
+
+
+def _cells(number: int) -> str:
+    return "1 cell" if number == 1 else f"{number} cells"
+
+
 def flag_remarks(material: Material) -> tuple[Remark, ...]:
     return _grouped(
         (f"{row.label} on {section.dataset}", FLAG_MEANINGS[flag])
@@ -111,8 +122,7 @@ def _failures(failures: Sequence[Failure], missing: int) -> Html:
         table = tag("table", tag("thead", head), tag("tbody", *rows))
         parts += [tag("h3", "Cells that failed"), tag("div", table, class_="wide", tabindex=0)]
     if missing:
-        words = "1 cell has" if missing == 1 else f"{missing} cells have"
-        parts.append(tag("p", f"{words} not run to the end: every ranking here may still change.", class_="warn"))
+        parts.append(tag("p", unfinished((), missing), class_="warn"))
     return joined(parts)
 
 

@@ -13,7 +13,7 @@ from importlib import resources
 from itertools import groupby
 
 from harness.report.charts.scene import NPS as NPS_GROUP
-from harness.report.critique import critique
+from harness.report.critique import critique, unfinished
 from harness.report.html import Child, Html, data_block, joined, tag, whole_text
 from harness.report.material import Chart, Material, Section
 from harness.report.nps_section import nps_tables
@@ -113,9 +113,17 @@ def _section(part: _Part) -> Html:
 def _verdict(material: Material) -> Html:
     found = verdicts(material.board)
     if not found:
-        return tag("p", "No cell has finished yet: there is nothing to rank.", class_="lead")
+        return joined([tag("p", "No cell has finished yet: there is nothing to rank.", class_="lead"), _open(material)])
     first, *others = found
-    return joined([_headline(first), tag("div", *map(_card, others), class_="cards") if others else None])
+    cards = tag("div", *map(_card, others), class_="cards") if others else None
+    return joined([_headline(first), _open(material), cards])
+
+
+def _open(material: Material) -> Html:
+    """What is not there of what was planned."""
+    if not material.failures and not material.missing:
+        return Html("")
+    return tag("p", tag("a", unfinished(material.failures, material.missing), href="#critique"), class_="warn")
 
 
 def _headline(verdict: Verdict) -> Html:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +15,7 @@ from harness.report.words import AnyRow, p_best_text
 Sureness = Literal["clear", "likely", "open", "none"]
 
 _LIKELY = 0.8  # of the resamples that the best must win to be called likely
-_NAMED = 4  # of a tie group; the others are counted
+_NAMED = 4  # of a tie group, or of datasets; the others are counted
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,28 @@ class Verdict:
 def verdicts(board: Leaderboard) -> tuple[Verdict, ...]:
     """Over all datasets first, where there are several; then each dataset version, in the order of the board."""
     labels = labels_of(board)
-    found = []
-    if board.overall:
-        found.append(_verdict(f"over {_count(len(_groups(board)), 'dataset')}", board.overall, labels, board))
-    found += [_verdict(f"on {title}", rows, labels, board) for title, rows in _groups(board).items()]
-    return tuple(found)
+    on_each = [_verdict(f"on {title}", rows, labels, board) for title, rows in _groups(board).items()]
+    datasets = len({row.dataset for row in board.rows})
+    return (_over_all(board, labels, datasets), *on_each) if datasets > 1 else tuple(on_each)
+
+
+def _over_all(board: Leaderboard, labels: Mapping[RowKey, str], datasets: int) -> Verdict:
+    """A model alone on all datasets has won nothing: the others are not there yet."""
+    scope = f"over {datasets} datasets"
+    models, ranked = len({row_key(row) for row in board.rows}), len(board.overall)
+    if not ranked:
+        return Verdict(scope, (), "none", (f"No model is ranked on all {datasets} datasets yet.",))
+    if ranked == 1:
+        only = labels[row_key(board.overall[0])]
+        rest = f"the other {models - 1} are not" if models > 2 else "the other one is not"
+        alone = f"{only} is the only model, so there is nothing to compare it with."
+        partly = f"Only {only} is ranked on all {datasets} datasets; {rest}."
+        return Verdict(scope, (), "none", (partly if models > 1 else alone,))
+    verdict = _verdict(scope, board.overall, labels, board)
+    if ranked == models:
+        return verdict
+    words = f"{ranked} of {models} models are ranked on all {datasets} datasets; the others are left out here."
+    return dataclasses.replace(verdict, sentences=(words, *verdict.sentences))
 
 
 def _groups(board: Leaderboard) -> dict[str, list[Row]]:
@@ -64,7 +82,7 @@ def _verdict(scope: str, rows: Sequence[AnyRow], labels: Mapping[RowKey, str], b
     sureness = _sureness(best, tied, len(first))
     flags = _flags(first, board)
     sentences = (
-        _chance_sentence(first, flags),
+        _chance_sentence(first, board),
         *_standing(best, first, board),
         _tie_sentence(first, tied),
         _quality_sentence(rows, first, labels),
@@ -108,20 +126,24 @@ def _tie_sentence(first: Sequence[AnyRow], tied: Sequence[str]) -> str:
     if not tied:
         return "" if len(first) > 1 else "The data tell it apart from every other model."
     who = "them" if len(first) > 1 else "it"
-    shown = list(tied[:_NAMED])
-    if len(tied) > _NAMED:
-        shown.append(f"{len(tied) - _NAMED} more")
-    words = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
-    return f"The data do not tell {who} apart from {words}."
+    return f"The data do not tell {who} apart from {_listed(tied)}."
 
 
-def _chance_sentence(first: Sequence[AnyRow], flags: Sequence[str]) -> str:
-    """What a score that weighs speed hides of a model that only guesses."""
-    if "at_chance" not in flags:
-        return ""
-    where = "" if all(isinstance(row, Row) for row in first) else " on every dataset"
-    guess = f"always naming the most frequent class{where}"
-    return f"Accuracy is not surely above that of {guess}: the score weighs speed, too."
+def _listed(names: Sequence[str]) -> str:
+    """The first few; the others are counted."""
+    shown = [*names[:_NAMED], *([f"{len(names) - _NAMED} more"] if len(names) > _NAMED else [])]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def _chance_sentence(first: Sequence[AnyRow], board: Leaderboard) -> str:
+    """What a score that weighs speed hides of a model that only guesses; over all, on which datasets it does."""
+    guess = "not surely above that of always naming the most frequent class: the score weighs speed, too."
+    if all(isinstance(row, Row) for row in first):
+        guessing = any("at_chance" in row.flags for row in first if isinstance(row, Row))
+        return f"Accuracy is {guess}" if guessing else ""
+    keys = {row_key(row) for row in first}
+    names = [row.dataset for row in board.rows if row_key(row) in keys and "at_chance" in row.flags]
+    return f"Accuracy on {_listed(list(dict.fromkeys(names)))} is {guess}" if names else ""
 
 
 def _quality_sentence(rows: Sequence[AnyRow], first: Sequence[AnyRow], labels: Mapping[RowKey, str]) -> str:
@@ -132,7 +154,3 @@ def _quality_sentence(rows: Sequence[AnyRow], first: Sequence[AnyRow], labels: M
         return ""
     figure = leader.metrics["f1"]
     return f"In F1 alone {labels[row_key(leader)]} leads: {format_interval('f1', value, figure.low, figure.high)}."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -10,14 +10,14 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
-from harness.board import FLAG_MEANINGS
+from harness.board import FLAG_MEANINGS, Leaderboard
 from harness.report.critique import critique
 from harness.report.html import Html, data_block, joined, lines, tag
 from harness.report.material import Chart, Disagreement, Material
 from harness.report.page import plotly_source, render
 from harness.report.verdict import verdicts
 from runner.contract import Choice
-from tests.harness.report_material import material
+from tests.harness.report_material import MODELS, material
 
 ALERT = "<script>alert(1)</script>"
 CHART = Chart(
@@ -208,6 +208,45 @@ def test_the_verdict_names_who_leads_in_quality_and_what_is_against_the_winner()
         "Accuracy is not surely above that of always naming the most frequent class:"
     )
     assert not any("most frequent" in sentence for sentence in verdicts(places(rank=1).board)[0].sentences)
+
+
+def overall(ranked: int) -> Leaderboard:
+    """Of six models on two datasets, so many are ranked over both."""
+    board = material().board
+    return msgspec.structs.replace(board, overall=board.overall[:ranked])
+
+
+def test_a_model_alone_on_all_datasets_has_not_won() -> None:
+    verdict, *_ = verdicts(overall(1))
+    assert (verdict.winners, verdict.sureness) == ((), "none")
+    assert verdict.sentences == ("Only Qwen3-0.6B is ranked on all 2 datasets; the other 5 are not.",)
+    nobody, *others = verdicts(overall(0))
+    assert nobody.sentences == ("No model is ranked on all 2 datasets yet.",)
+    assert all(one.winners for one in others)
+    [alone, *_] = verdicts(material(MODELS[:1]).board)
+    assert (alone.winners, alone.sentences[0].split(",")[0]) == ((), "Qwen3-0.6B is the only model")
+
+
+def test_the_verdict_over_all_counts_who_is_on_all_datasets() -> None:
+    verdict, *_ = verdicts(overall(4))
+    assert verdict.sentences[0] == "4 of 6 models are ranked on all 2 datasets; the others are left out here."
+    assert not any("left out" in words for words in verdicts(overall(6))[0].sentences)
+
+
+def test_the_verdict_names_the_datasets_on_which_the_winner_guesses() -> None:
+    board = material().board
+    rows = [msgspec.structs.replace(row, flags=("at_chance",) * (row.dataset == "sst2")) for row in board.rows]
+    verdict, *_ = verdicts(msgspec.structs.replace(board, rows=tuple(rows)))
+    assert verdict.sentences[0].startswith("Accuracy on sst2 is not surely above that of always naming")
+
+
+def test_what_is_unfinished_stands_beside_the_verdict() -> None:
+    def top(given: Material) -> str:
+        return seen(given).text.split("Leaderboard\n")[-1].split("Find ")[0]
+
+    words = "1 cell failed; 1 cell has not run to the end: every ranking here may still change."
+    assert words in top(material())
+    assert "may still change" not in top(material(failures=(), missing=0))
 
 
 def test_no_verdict_without_ranks_or_rivals() -> None:
