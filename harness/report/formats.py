@@ -71,10 +71,10 @@ def as_csv(board: Leaderboard) -> str:
 def _csv_head(row: Row) -> list[str | int | float | None]:
     """In the order of CSV_HEAD."""
     return [
-        *(_no_formula(row.dataset), row.fingerprint),
+        *(no_formula(row.dataset), row.fingerprint),
         *(row.rank, row.rank_low, row.rank_high, row.p_best, row.tie),
-        *(_no_formula(row.model), _no_formula(row.method), row.device, seeds_text(row.seeds).replace(",", "")),
-        *(row.test_rows, None if row.architecture is None else _no_formula(row.architecture), row.parameters),
+        *(no_formula(row.model), no_formula(row.method), row.device, seeds_text(row.seeds).replace(",", "")),
+        *(row.test_rows, None if row.architecture is None else no_formula(row.architecture), row.parameters),
         *(None if row.pareto is None else str(row.pareto).lower(), row.speed_key, " ".join(row.flags)),
     ]
 
@@ -88,7 +88,7 @@ def _figure_cells(name: str, row: Row) -> list[float | None]:
     return [figure.value, figure.low, figure.high, *([figure.level] if name in SPEED_METRICS else [])]
 
 
-def _no_formula(name: str) -> str:
+def no_formula(name: str) -> str:
     """A name as a spreadsheet takes for text (OWASP, "CSV Injection")."""
     return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from harness.board import Figure
 from harness.metrics import MISSING
 from harness.nps import NPS_FLAGS, OVERALL, Nps, NpsLine
+from harness.report.formats import no_formula
 from harness.report.grid import Column, Form, Grid
 from harness.report.words import method_text, seeds_text
 from harness.text import clean
@@ -58,17 +59,12 @@ def as_csv(found: Sequence[Nps]) -> str:
 
 
 def _csv_cells(nps: Nps, line: NpsLine) -> Iterator[str | float | None]:
-    yield from (_no_formula(nps.dataset), nps.fingerprint, nps.threshold, _no_formula(line.branch))
-    yield from (_no_formula(line.model or ""), line.method, line.device, " ".join(map(str, line.seeds)), line.reviews)
+    yield from (no_formula(nps.dataset), nps.fingerprint, nps.threshold, no_formula(line.branch))
+    yield from (no_formula(line.model or ""), line.method, line.device, " ".join(map(str, line.seeds)), line.reviews)
     yield from (line.promoters, line.passives, line.detractors)
     for figure in (line.nps, line.error, line.accuracy):
         yield from (figure.value, figure.low, figure.high) if figure else (None, None, None)
     yield " ".join(line.flags)
-
-
-def _no_formula(name: str) -> str:
-    """A name as a spreadsheet takes for text (OWASP, "CSV Injection")."""
-    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 
 # --- the terminal -------------------------------------------------------------------------------
