@@ -32,7 +32,8 @@ def nps(run: str, threshold: float, rating_column: str, branch_column: str | Non
     """Show the Net Promoter Score of reviews: what their ratings say, and what each model of RUN makes of their texts.
 
     Of five stars, 5 make a promoter, 4 a passive, fewer a detractor. A negative answer of a model makes a detractor, a
-    positive one a promoter from the threshold on, else a passive. Brackets hold 95 % intervals over reviews and seeds.
+    positive one a promoter from the threshold on, else a passive. Overall and of each branch, at most 1,000 reviews
+    are used: of more, a sample, the same each time. Brackets hold 95 % intervals over reviews and seeds.
     """
     from harness.evidence import gather
     from harness.leaderboard import failure_lines

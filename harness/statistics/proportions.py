@@ -1,4 +1,5 @@
-"""The difference of two proportions that are counted on the same examples."""
+"""The difference of two proportions that are counted on the same examples, and means of a few whole numbers, which are
+such differences."""
 
 from __future__ import annotations
 
@@ -34,6 +35,37 @@ def unseen_disagreement(b: npt.ArrayLike, c: npt.ArrayLike, n: npt.ArrayLike, co
     difference = (ahead - behind) / rows
     reach = critical_z(confidence) * np.sqrt(np.maximum((ahead + behind) / rows - difference**2, 0.0) / rows)
     return Interval(np.maximum(difference - reach - score.low, 0.0), np.maximum(score.high - difference - reach, 0.0))
+
+
+def steps_interval(values: npt.ArrayLike, steps: int, confidence: float = 0.95) -> Interval:
+    """Bounds (S,) of the means of whole numbers (S, n) from -steps to steps.
+
+    A number is a sum of steps up or down, and the mean of each step a difference of two shares, with its score interval
+    (`paired_score_interval`). Their sum has the bounds of MOVER: distances from the means add up as standard errors do,
+    with the correlation of the steps (Zou, "On the Estimation of Additive Interaction by Use of the Four-by-two Table
+    and Beyond", 2008). So it has a width where all numbers agree. Raises ValueError for a confidence outside 0..1.
+    """
+    numbers = np.asarray(values, dtype=np.int64)
+    levels = np.arange(1, steps + 1)[:, None, None]
+    up, down = numbers >= levels, numbers <= -levels  # (steps, S, n)
+    each = paired_score_interval(up.sum(axis=-1), down.sum(axis=-1), numbers.shape[-1], confidence)
+    means = (up.astype(np.float64) - down).mean(axis=-1)
+    correlations = _correlations((up.astype(np.float64) - down) - means[..., None])
+    low, high = (
+        np.sqrt(np.maximum(np.einsum("is,ijs,js->s", reach, correlations, reach), 0.0))
+        for reach in (means - each.low, each.high - means)
+    )
+    return Interval(means.sum(axis=0) - low, means.sum(axis=0) + high)
+
+
+def _correlations(deviations: FloatArray) -> FloatArray:
+    """(k, k, S) of k variables' deviations from their means (k, S, n); 0 between two where one does not vary."""
+    products: FloatArray = np.einsum("isn,jsn->ijs", deviations, deviations)
+    sizes = np.sqrt(np.einsum("iis->is", products))
+    scale = sizes[:, None] * sizes
+    correlations: FloatArray = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    np.einsum("iis->is", correlations)[...] = 1.0
+    return correlations
 
 
 def _upper(b: FloatArray, c: FloatArray, n: FloatArray, z: float) -> FloatArray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from harness.statistics.proportions import paired_score_interval, unseen_disagreement
+from harness.statistics.proportions import paired_score_interval, steps_interval, unseen_disagreement
 from harness.statistics.seeds import pooled_freedom, student_upper_tail, two_part_p
 
 
@@ -94,3 +94,25 @@ def test_freedom_of_two_samples() -> None:
     assert pooled_freedom(errors[0], 4, errors[1], 3) == int(expected)
     assert pooled_freedom(1.0, 4, 0.0, 1) == 3
     assert pooled_freedom(0.0, 1, 0.0, 1) == 1
+
+
+def test_a_mean_of_single_steps_has_the_score_interval() -> None:
+    numbers = np.array([[1] * 7 + [0] * 10 + [-1] * 4, [1] * 21])
+    low, high = steps_interval(numbers, 1)
+    expected = paired_score_interval([7, 21], [4, 0], 21)
+    np.testing.assert_allclose((low, high), (expected.low, expected.high), atol=1e-12)
+
+
+def test_steps_that_always_come_together_add_up() -> None:
+    """Numbers of -2, 0 and 2 are twice those of -1, 0 and 1, and where none differ, the steps are uncorrelated."""
+    ones = np.array([[1] * 7 + [0] * 10 + [-1] * 4])
+    np.testing.assert_allclose(steps_interval(2 * ones, 2), 2 * np.array(steps_interval(ones, 1)), atol=1e-12)
+    none = np.zeros((1, 50), dtype=int)
+    assert steps_interval(none, 2).high[0] == pytest.approx(np.sqrt(2) * steps_interval(none, 1).high[0])
+
+
+def test_many_numbers_of_several_steps_have_the_normal_interval() -> None:
+    numbers = np.random.default_rng(2).choice([-2, -1, 0, 1, 2], (1, 100_000), p=[0.1, 0.2, 0.2, 0.3, 0.2])
+    low, high = steps_interval(numbers, 2)
+    reach = 1.959964 * numbers.std() / np.sqrt(100_000)
+    np.testing.assert_allclose([low[0], high[0]], [numbers.mean() - reach, numbers.mean() + reach], atol=reach / 50)
