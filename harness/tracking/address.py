@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from harness.errors import InputError, SetupError
+from harness.tracking.credentials import check_credentials
 from runner.contract import slug
 
 SERVERS = ("http", "https")
@@ -17,7 +18,8 @@ SQLITE = "sqlite:///"
 
 def checked_uri(given: str) -> str:
     """Fit for MLflow from any working folder. Raises InputError, also where it holds a password: it is kept in the run
-    folder, and shown."""
+    folder, and shown. So it does where MLflow's own variables hold what cannot be sent."""
+    check_credentials()
     example = "such as http://localhost:5000 or sqlite:///mlflow.db"
     try:
         parts = urlsplit(given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from harness.errors import MoodBenchError
 from harness.request import Control
 from harness.store import RunFolder
 from harness.tracking import TrackingReport, track
+from harness.tracking.credentials import masked
 
 
 async def track_ended_run(folder: RunFolder, uri: str, note: Callable[[str], object], control: Control) -> None:
@@ -24,8 +26,8 @@ async def track_ended_run(folder: RunFolder, uri: str, note: Callable[[str], obj
     except MoodBenchError as error:
         note(f"not tracked: {error.message}; {error.hint}; then: {_command(folder, uri)}")
     except Exception as error:  # noqa: BLE001 - a fault of ours
-        traceback.print_exc()
-        note(f"not tracked: {type(error).__name__}: {error}; report it, with what the engine's log says")
+        sys.stderr.write(masked(traceback.format_exc()))
+        note(f"not tracked: {type(error).__name__}: {masked(str(error))}; report it, with what the engine's log says")
     else:
         for line in report_lines(report, _command(folder, uri)):
             note(line)

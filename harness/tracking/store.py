@@ -17,6 +17,7 @@ from harness.errors import SetupError
 from harness.text import clean
 from harness.tracking.address import artifact_folder, require_mlflow
 from harness.tracking.cells import CELL, DIGEST, RUN_CREATED, Status, TrackedCell
+from harness.tracking.credentials import check_credentials, masked
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -51,8 +52,9 @@ class Known:
 @contextmanager
 def opened(uri: str) -> Iterator[Store]:
     """The store, which has answered. Neither telemetry is sent, nor anything logged, nor warned of what MLflow's own
-    dependencies deprecate. Raises SetupError."""
+    dependencies deprecate. Raises InputError, SetupError."""
     require_mlflow()
+    check_credentials()
     with _settings(QUIET), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with _settings(PROBING):
@@ -141,7 +143,7 @@ def _asked(uri: str, ask: Callable[[], T]) -> T:
 
 
 def _problem(uri: str, error: Exception) -> SetupError:
-    said = clean(str(error).strip().partition("\n")[0])[:MESSAGE_CHARS] or type(error).__name__
+    said = clean(masked(str(error)).strip().partition("\n")[0])[:MESSAGE_CHARS] or type(error).__name__
     if "Max retries exceeded" in said:
         start = "`mlflow server --backend-store-uri sqlite:///mlflow.db` starts one"
         return SetupError(f"cannot reach MLflow at {uri}", f"check the address, and that a server runs there; {start}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib.util
 import json
 import os
@@ -28,6 +29,7 @@ from harness.suite import Suite, as_mapping
 from harness.tracking import TrackingReport, track
 from harness.tracking.address import checked_uri
 from harness.tracking.cells import Origin, finished_cell, safe
+from harness.tracking.credentials import masked
 from harness.tracking.ending import track_ended_run
 from harness.tracking.store import opened
 from runner.contract import (
@@ -250,6 +252,40 @@ def test_a_database_is_the_same_from_every_folder(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     assert checked_uri("sqlite:///a/b.db") == f"sqlite:///{tmp_path}/a/b.db"
     assert checked_uri(f"sqlite:///{tmp_path}/b.db") == f"sqlite:///{tmp_path}/b.db"
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_USERNAME"])
+def test_what_cannot_be_sent_is_refused_unquoted(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setenv(name, "hunter2\nx")
+    assert main(["track", str(run.folder.folder), "--uri", "http://127.0.0.1:9"]) == 2
+    [_, kept] = end_of_run(run, "http://127.0.0.1:9")
+    for said in (capsys.readouterr().err, kept):
+        assert f"{name} holds a line break" in said and "hunter2" not in said
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "h\\unter2\u20ac"])
+def test_secrets_are_masked_in_every_form(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", f"{secret}-token")  # of which the other is a part
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", secret)
+    basic = base64.b64encode(f"me:{secret}".encode()).decode()
+    said = f"{secret}-token, {secret}, {secret!r}, {secret!a}, {secret.encode()!r}, Basic {basic}"
+    assert masked(said) == "***, ***, '***', '***', b'***', Basic ***"
+
+
+@needs_mlflow
+def test_what_mlflow_quotes_is_masked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.tracking import MlflowClient
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("invalid header value: b'Bearer hunter2'")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hunter2")
+    monkeypatch.setattr(MlflowClient, "search_experiments", refuse)
+    [_, said] = end_of_run(run, run.uri)
+    assert "refused: invalid header value: b'Bearer ***'" in said
 
 
 def test_without_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
