@@ -16,9 +16,10 @@ from harness.report.material import Material, ReportCell, Section
 from runner.contract import Provenance
 
 _NORMALISERS = {
-    "minmax": "scaled to 0–1 between the worst and the best model of the dataset",
+    "minmax": "scaled to 0–1 between the smallest and the largest value of the dataset's models",
     "zscore": "centred on the mean of the dataset's models and divided by their standard deviation",
-    "robust": "centred on the median of the dataset's models and divided by their interquartile range",
+    "robust": "centred on the median of the dataset's models and divided by their interquartile range, "
+    "or by their whole range where the middle half is equal",
     "none": "as they are",
 }
 
@@ -30,22 +31,24 @@ def methodology(board: Leaderboard) -> Html:
         "Cell": "One model on one dataset by one method with one seed, in a process or container of its own. Figures "
         "are means over seeds.",
         "Intervals": f"{percent} intervals from {board.replicates:,} resamples of test examples and seeds, the same "
-        "for all models of a dataset, so that differences between models are paired. Those of speed come from the "
-        "windows of timing.",
-        "Score": f"{_weights(board)}; columns are {_NORMALISERS[board.normalise]}. The score is relative to the models "
-        "it was computed with: it is no absolute figure.",
+        "for all models of a dataset, so that differences between models are paired. Those of speed come from "
+        "the seeds where there are several, from the windows of timing of the only one.",
+        "Score": f"{_weights(board)}; columns are {_NORMALISERS[board.normalise]}. That scale is made of the values at "
+        "hand and is the same in all resamples; a missing value counts as the worst. The score is relative to the "
+        "models it was computed with: it is no absolute figure.",
         "Rank interval": f"Holds a model's true rank with {percent} confidence. P(best) is the share of resamples in "
         "which the model is the best. A tie group holds the models that the data do not tell apart from the best of "
         "the group.",
-        "Significance": "All pairs of models of a dataset on the same test examples: exact McNemar with one seed, "
-        "paired bootstrap over examples and seeds with several; Holm-corrected over all pairs.",
+        "Significance": "All pairs of models of a dataset on the same test examples: exact McNemar with one seed; "
+        "with several the normal distribution for what the examples add to the error and Student's t for what the "
+        "seeds add. Holm-corrected over all pairs.",
         "Latency": "Single requests at batch 1 and the text's real length, tokenization included, device synchronised, "
         "warm-up left out. A percentile is withheld below the number of requests that its 99 % order-statistic bound "
         "needs: p50 11, p90 64, p95 130, p99 662.",
         "Speed and the machine": "While speed is measured, nothing else of the run works; windows during which "
         f"something else used the machine are repeated. {_noise(board)}",
         "Comparability": "Speed is ranked only among results of the same device, processor, threads, executor, image "
-        "and limits; quality among those of the same dataset version.",
+        "and limit of CPUs; quality among those of the same dataset version.",
         "Calibration": "Expected calibration error over 15 bins of equal width of the highest probability "
         "(Guo et al. 2017), seeds pooled.",
     }

@@ -143,7 +143,9 @@ def mark_meanings(board: Leaderboard, tied: str) -> list[Meaning]:
     if any(place.p_best is not None for place in places):
         found.append(Meaning("P(best)", "Share of the resamples in which it has the highest score."))
     if any(row.pareto for row in board.rows):
-        words = "On the Pareto front: of those timed at the same place, none is at least as good in F1, p95 latency and "
+        words = (
+            "On the Pareto front: of those timed at the same place, none is at least as good in F1, p95 latency and "
+        )
         words += "memory and better in one."
         found.append(Meaning(ON_FRONT, words))
     return [*found, *_level_meaning(board)]

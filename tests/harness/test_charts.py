@@ -226,6 +226,20 @@ def test_notes_say_what_the_flags_demand() -> None:
     assert "A single seed, so that the intervals leave out how much training varies: all rows." in alone["rank-sst2"]
 
 
+def test_notes_say_what_stars_ranks_and_passives_are() -> None:
+    notes = {chart.id: chart.note for chart in all_charts(material())}
+    stars = notes["significance-sst2"]
+    assert "over all 15 pairs. The tie groups" in stars and "may tell more models apart" in stars
+    assert "strictest level of that correction, p < 0.05/15, a true difference below 4.1 points is missed" in stars
+    assert "do not tell the two apart" not in stars
+    two = {chart.id: chart.note for chart in all_charts(material(MODELS[:2]))}["significance-sst2"]
+    assert "over the only pair" in two and "Held to p < 0.05, a true" in two
+    assert "A negative answer of a model makes a detractor, however sure" in notes[f"nps-shares-{RATED}"]
+    assert "the overall ranks, those without one last" in notes["f1-by-dataset"]
+    alone = {chart.id: chart.note for chart in all_charts(material(datasets=("sst2",)))}
+    assert "in the order of their ranks." in alone["f1-by-dataset"]
+
+
 def _flagged(shown: Material, *flags: str) -> Material:
     """The first row of each dataset."""
     sections = []

@@ -15,6 +15,7 @@ from harness.report.critique import critique
 from harness.report.html import Html, data_block, joined, lines, tag
 from harness.report.material import Chart, Disagreement, Material
 from harness.report.page import plotly_source, render
+from harness.report.provenance import methodology
 from harness.report.verdict import verdicts
 from runner.contract import Choice
 from tests.harness.report_material import MODELS, material
@@ -160,6 +161,15 @@ def test_the_figures_of_the_board_are_on_the_page() -> None:
     assert given.sections[1].fingerprint in page.text
 
 
+def test_the_methodology_says_what_is_calculated() -> None:
+    words = str(methodology(material().board))
+    assert "between the smallest and the largest value" in words
+    assert "the same in all resamples; a missing value counts as the worst" in words
+    assert "from the seeds where there are several" in words
+    assert "Student&#x27;s t for what the seeds add" in words and "bootstrap" not in words
+    assert "image and limit of CPUs" in words
+
+
 # --- the verdict ----------------------------------------------------------------------------------
 
 
@@ -242,7 +252,7 @@ def test_the_verdict_names_the_datasets_on_which_the_winner_guesses() -> None:
 
 def test_what_is_unfinished_stands_beside_the_verdict() -> None:
     def top(given: Material) -> str:
-        return seen(given).text.split("Leaderboard\n")[-1].split("Find ")[0]
+        return seen(given).text.split("Find ")[0]
 
     words = "1 cell failed; 1 cell has not run to the end: every ranking here may still change."
     assert words in top(material())

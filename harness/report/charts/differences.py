@@ -60,18 +60,25 @@ def significances(scene: Scene) -> Iterator[Chart]:
         pairs, rows = part.section.significance, part.scored
         if pairs is None or len(rows) < 2:
             continue
+        count = len(rows) * (len(rows) - 1) // 2
         note = (
             "Accuracy of the line's model minus that of the column's, in percentage points: blue where the line's is "
-            f"better. Stars: p < 0.05, 0.01, 0.001, Holm-corrected over all {len(rows) * (len(rows) - 1) // 2} pairs. "
-            "Without a star the data do not tell the two apart."
+            f"better. Stars: p < 0.05, 0.01, 0.001, Holm-corrected over {_all_pairs(count)}. The tie groups, which are "
+            "of the score and held together by one critical value, may tell more models apart."
         )
         if 100 * pairs.detectable >= 0.05:  # less: most pairs answer alike
+            level = "p < 0.05" if count == 1 else f"the strictest level of that correction, p < 0.05/{count}"
             note += (
-                f" A true difference below {100 * pairs.detectable:.1f} points is missed more than one time in five."
+                f" Held to {level}, a true difference below {100 * pairs.detectable:.1f} points is missed more than "
+                "one time in five."
             )
         note = with_cautions(note, [one.row for one in rows], QUALITY_FLAGS)
         figure = _significance_figure([one.label for one in rows], pairs)
         yield chart(f"significance-{part.slug}", f"Who beats whom · {part.title}", DIFFERENCES, note, figure)
+
+
+def _all_pairs(count: int) -> str:
+    return "the only pair" if count == 1 else f"all {count} pairs"
 
 
 def _significance_figure(labels: Sequence[str], pairs: Significance) -> Json:

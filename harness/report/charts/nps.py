@@ -182,8 +182,8 @@ def _shares(scene: Scene, table: _Table) -> Chart:
         for branch in table.branches
     ]
     note = (
-        "Promoters minus detractors is the NPS. A model calls an answer passive that it is not sure of: less than "
-        f"{percent(table.nps.threshold)} for either class."
+        "Promoters minus detractors is the NPS. A negative answer of a model makes a detractor, however sure it is; a "
+        f"positive one a promoter from {percent(table.nps.threshold)} on, else a passive."
     )
     figure = _columns(
         scene, table, panels, table.keys, barmode="stack", bargap=0.25, showlegend=True,

@@ -58,9 +58,10 @@ def f1_by_dataset(scene: Scene) -> Iterator[Chart]:
         trace = dots(looks, values_of(figures), hovers, error_x=error_bars(figures))
         panels.append(Panel(short(part.title, 24), [trace], axis("F1 macro (0 to 1)")))
     if panels:
+        ranks = "the overall ranks, those without one last" if scene.board.overall else "their ranks"
         note = (
             f"Bars are {percent(scene.confidence)} intervals over test examples and seeds. Each dataset has an axis of "
-            "its own; rows are in the order of the means over datasets."
+            f"its own; rows are in the order of {ranks}."
         )
         note = with_cautions(note, [one.row for part in scored for one in part.rows], QUALITY_FLAGS)
         figure = side_by_side([scene.labels[key] for key in order], panels)
