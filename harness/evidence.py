@@ -37,6 +37,7 @@ from harness.store import AttemptPaths, RunFolder, write_given, writing
 from runner.contract import ContractError, Failure, Result, read, write_atomic
 
 SCHEMA_VERSION = 1
+_MOST_ROWS = 20_000_000  # test examples, where an older run does not say how many there are
 DAMAGE = (zlib.error, KeyError, ValueError)  # of what was packed
 
 
@@ -240,10 +241,20 @@ def _packed(codes: IntArray) -> bytes:
     return bytes([narrow.itemsize]) + zlib.compress(narrow.tobytes(), 1)
 
 
-def _unpacked(packed: bytes) -> IntArray:
-    """(n,) int16. Raises zlib.error, ValueError."""
-    codes = np.frombuffer(zlib.decompress(packed[1:]), dtype="u1" if packed[:1] == b"\1" else "<u2")
-    return codes.astype(np.int16)
+def _unpacked(packed: bytes, most: int) -> IntArray:
+    """(n,) int16, of at most so many: a few bytes may hold zeros without end. Raises zlib.error, ValueError."""
+    kind = np.dtype("u1" if packed[:1] == b"\1" else "<u2")
+    inflating = zlib.decompressobj()
+    data = inflating.decompress(packed[1:], most * kind.itemsize + 1)  # the one more shows that it goes on
+    if len(data) > most * kind.itemsize or not inflating.eof:
+        raise ValueError(f"what is packed in it is cut off, or more than {most:,} test examples")
+    return np.frombuffer(data, dtype=kind).astype(np.int16)
+
+
+def _most_rows(kept: KeptEvidence, labels_sha256: str) -> int:
+    """How many labels there may be, by the cells that have them."""
+    rows = [cell.entry.test_rows for cell in kept.cells if cell.labels_sha256 == labels_sha256]
+    return max((_MOST_ROWS if count is None else count for count in rows), default=0)
 
 
 def _whole_labels(kept: KeptEvidence) -> dict[str, IntArray]:
@@ -251,7 +262,7 @@ def _whole_labels(kept: KeptEvidence) -> dict[str, IntArray]:
     whole = {}
     for sha256, packed in kept.labels.items():
         with suppress(*DAMAGE):
-            codes = _unpacked(packed)
+            codes = _unpacked(packed, _most_rows(kept, sha256))
             if sha256_of(codes) == sha256:
                 whole[sha256] = codes
     return whole
@@ -260,7 +271,7 @@ def _whole_labels(kept: KeptEvidence) -> dict[str, IntArray]:
 def _record(kept: KeptCell, labels: Mapping[str, IntArray], attempt: AttemptPaths | None) -> CellRecord:
     """Raises one of `DAMAGE` for what someone changed."""
     entry = kept.entry
-    true, predicted = labels[kept.labels_sha256], _unpacked(kept.predicted)
+    true, predicted = labels[kept.labels_sha256], _unpacked(kept.predicted, labels[kept.labels_sha256].size)
     if predicted.shape != true.shape or not 0 <= predicted.min() <= predicted.max() < len(kept.result.label_names):
         raise ValueError(f"predictions of {entry.cell} are not one of its labels for each example")
     return CellRecord(

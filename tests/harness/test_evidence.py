@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import os
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -228,6 +229,36 @@ def test_a_baseline_that_someone_changed(run: RunFolder, tmp_path: Path, damage:
     path.write_bytes(msgspec.json.encode(kept))
     with pytest.raises(InputError, match="is no baseline"):
         read_baseline(path)
+
+
+@pytest.mark.parametrize("part", ["labels", "predicted"])
+def test_a_baseline_that_inflates_without_end(run: RunFolder, tmp_path: Path, part: str) -> None:
+    path = tmp_path / "baseline.json"
+    write_baseline(gather(run), path)
+    kept = msgspec.json.decode(path.read_bytes())
+    bomb = base64.b64encode(b"\1" + zlib.compress(bytes(40_000_000))).decode()
+    if part == "labels":
+        kept["labels"] = dict.fromkeys(kept["labels"], bomb)
+    else:
+        kept["cells"][0]["predicted"] = bomb
+    path.write_bytes(msgspec.json.encode(kept))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="is no baseline"):
+            read_baseline(path)
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_baseline_of_a_run_that_does_not_say_how_many_examples_it_has(run: RunFolder, tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    write_baseline(gather(run), path)
+    kept = msgspec.json.decode(path.read_bytes())
+    for one in kept["cells"]:
+        one["entry"]["test_rows"] = None
+    path.write_bytes(msgspec.json.encode(kept))
+    assert len(read_baseline(path).records) == 4
 
 
 def test_evidence_is_not_kept_again_without_need(run: RunFolder) -> None:
