@@ -20,7 +20,7 @@ _CONFIDENCE = 0.95
 class Ratio:
     """Of one figure of speed or memory, second over first, means over seeds. `ratio`: with its 95 % interval, or why
     there is none. `refused`: why the two cannot be compared; then there is no ratio either. `disturbed`: something else
-    used the machine meanwhile. `notes`: what weakens it."""
+    used the machine while they were timed, which changes speeds, not memory. `notes`: what weakens it."""
 
     first: float | None
     second: float | None
@@ -48,7 +48,7 @@ def speed_ratio(metric: str, first: Entry, second: Entry, floors: Sequence[Noise
     noise = max((_noise(metric, floor, (first, second)) for floor in floors), default=0.0)
     widened = _widened(ratio, noise)
     notes = [f"held to this machine's noise of {100 * noise:.1f} %"] if widened != ratio else []
-    disturbed = [label_of(entry) for entry in (first, second) if _was_disturbed(entry)]
+    disturbed = [label_of(entry) for entry in (first, second) if metric in FLOORS and _was_disturbed(entry)]
     notes += [f"something else used the machine while {name} was timed" for name in dict.fromkeys(disturbed)]
     return Ratio(one.value, other.value, widened, disturbed=bool(disturbed), notes=tuple(notes))
 

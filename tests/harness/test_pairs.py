@@ -266,13 +266,14 @@ def test_a_speed_that_was_not_measured_has_no_ratio() -> None:
     assert found.ratio.reason == "b lora: not measured"
 
 
-def test_one_seed_of_memory_gives_a_ratio_without_an_interval() -> None:
-    def used(model: str, mb: float) -> Entry:
-        record = cell(model)
-        summary = msgspec.structs.replace(record.result.summary, memory_allocated_mb=mb)
-        return entry(dataclasses.replace(record, result=msgspec.structs.replace(record.result, summary=summary)))
+def used(model: str, mb: float, **fields: object) -> CellRecord:
+    record = cell(model, seed=int(mb), windows=five_windows(), **fields)  # type: ignore[arg-type]
+    summary = msgspec.structs.replace(record.result.summary, memory_allocated_mb=mb)
+    return dataclasses.replace(record, result=msgspec.structs.replace(record.result, summary=summary))
 
-    found = speed_ratio("memory_allocated_mb", used("a", 100.0), used("b", 150.0))
+
+def test_one_seed_of_memory_gives_a_ratio_without_an_interval() -> None:
+    found = speed_ratio("memory_allocated_mb", entry(used("a", 100.0)), entry(used("b", 150.0)))
     assert (found.ratio.value, found.ratio.low) == (1.5, None)
     assert found.ratio.reason == "no interval: measured with one seed"
 
@@ -281,6 +282,13 @@ def test_a_disturbed_measurement_is_told() -> None:
     found = speed_ratio("latency_median_ms", timed("a", 5.0), timed("b", 6.0, contaminated=True))
     assert found.disturbed
     assert found.notes == ("something else used the machine while b lora was timed",)
+
+
+def test_memory_is_not_disturbed_by_what_else_runs() -> None:
+    one, other = (entry(*(used(m, mb + s, contaminated=True) for s in range(3))) for m, mb in (("a", 100), ("b", 150)))
+    found = speed_ratio("memory_allocated_mb", one, other)
+    assert found.ratio.low is not None
+    assert (found.disturbed, found.notes) == (False, ())
 
 
 def test_what_was_not_scored_takes_no_part() -> None:
