@@ -17,14 +17,17 @@ def schema(name: str | None) -> int:
     from harness.board import json_schema
     from harness.calibration import Calibration
     from harness.comparison import Comparison, GateReport
+    from harness.evidence import KeptEvidence
     from harness.exporting import ExportRecord
+    from harness.nps import Nps
     from harness.record import RunRecord
     from harness.reuse import ReusedFrom
     from harness.state import AnyEvent
     from harness.suite import SuiteFile
     from runner.contract import json_schemas
 
-    schemas = json_schemas(extra=(RunRecord, SuiteFile, Calibration, ReusedFrom, ExportRecord, Comparison, GateReport))
+    files = (RunRecord, SuiteFile, Calibration, ReusedFrom, ExportRecord, KeptEvidence, Nps, Comparison, GateReport)
+    schemas = json_schemas(extra=files)
     schemas["Leaderboard"] = json_schema()
     schemas["RunEvent"] = msgspec.json.schema(AnyEvent)
     if name is not None:

@@ -181,6 +181,7 @@ def test_schemas(capsys: Capture) -> None:
     assert main(["schema"]) == 0
     schemas = json.loads(capsys.readouterr().out)
     assert {"CellSpec", "Result", "Event", "RunRecord", "SuiteFile", "Leaderboard", "RunEvent"} <= set(schemas)
+    assert {"KeptEvidence", "Nps", "Comparison", "GateReport"} <= set(schemas), "baselines, and what commands print"
     assert main(["schema", "cellspec"]) == 0
     assert json.loads(capsys.readouterr().out) == schemas["CellSpec"]
 
