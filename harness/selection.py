@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -55,8 +56,7 @@ def label_of(entry: Entry) -> str:
 
 def evidence_of(given: str, results: Path) -> Evidence:
     """Of a run, by folder or by name under `results`, or of a baseline file. Raises InputError."""
-    path = Path(given)
-    return read_baseline(path) if path.is_file() else gather(find_run(given, results))
+    return read_baseline(Path(given)) if _is_file(given) else gather(find_run(given, results))
 
 
 def selected(given: str, results: Path) -> Selection:
@@ -72,8 +72,12 @@ def selected(given: str, results: Path) -> Selection:
     return Selection(given, evidence_of(parts[0], results))  # which says what is there instead
 
 
+def _is_file(given: str) -> bool:
+    return os.path.isfile(given)  # noqa: PTH113  # of what is too long for a name: False, no OSError
+
+
 def _is_there(given: str, results: Path) -> bool:
-    if Path(given).is_file():
+    if _is_file(given):
         return True
     try:
         find_run(given, results)

@@ -334,7 +334,7 @@ def fresh_name(suite: str) -> str:
 def find_run(given: str, results: Path) -> RunFolder:
     """An existing run, by folder or by name under `results`. Raises InputError with the nearest name."""
     for folder in (Path(given), results / given):
-        if (folder / "run.json").is_file():
+        if os.path.isfile(folder / "run.json"):  # noqa: PTH113  # of what cannot be a name: False, no OSError
             return RunFolder(folder=folder)
     known = [path.parent.name for path in results.glob("*/run.json")]
     remedy = (

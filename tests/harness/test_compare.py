@@ -298,6 +298,8 @@ def test_the_command_gives_json(results: Path, capsys: Capture) -> None:
         (["monday:good", "monday:good"], "are the same"),
         (["monday", "tuesday", "--metrics", "acuracy"], "did you mean 'accuracy'?"),
         (["monday", "nightly"], "unknown run 'nightly'"),
+        (["monday", "n" * 300], "unknown run 'nnn"),
+        (["n" * 300 + ":good", "monday"], "unknown run 'nnn"),
     ],
 )
 def test_usage_errors(results: Path, capsys: Capture, arguments: list[str], told: str) -> None:
