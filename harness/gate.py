@@ -21,7 +21,7 @@ from harness.comparison import Check, GateReport, Outcome
 from harness.errors import ExitCode, InputError, MoodBenchError
 from harness.evidence import Evidence
 from harness.metrics import CONFUSION_METRICS, METRICS, PROBABILITY_METRICS, SPEED_METRICS, metric_named
-from harness.pairs import CONFIDENCE, REPLICATES, SharedExamples, needed, seed_notes
+from harness.pairs import CONFIDENCE, REPLICATES, SharedExamples, needed, scored_seeds, seed_notes
 from harness.ratios import Ratio, speed_ratio
 from harness.record import CellEntry
 from harness.selection import Match, Selection, label_of, matching
@@ -61,7 +61,9 @@ def gate(candidate: Evidence, baseline: Evidence, limits: Limits) -> GateReport:
     """Hold every model of the baseline, on each of its datasets, to the limits.
 
     A cell of the run that failed or has not ended breaks the gate, and so does a model that only the baseline has. What
-    only the run has is left out. Raises InputError where the baseline has no finished cell.
+    only the run has is left out. A model with fewer seeds than in the baseline does not pass; one seed on both sides
+    may, and a note says that the interval then leaves out how much training varies. Raises InputError where the
+    baseline has no finished cell.
     """
     if not baseline.records:
         raise InputError(f"the baseline '{baseline.name}' has no finished cell", "give a run that has finished")
@@ -207,9 +209,20 @@ def _version_checks(group: Sequence[Match], limits: Limits, floors: Sequence[Noi
         problem = str(error)
     for match in group:
         for metric, limit in limits.drops.items():
-            yield _drop(match, metric, limit, shared, problem)
+            check = _drop(match, metric, limit, shared, problem)
+            yield _with_seeds(check, scored_seeds(match.first), scored_seeds(match.second))
         for metric, limit in limits.ratios.items():
-            yield _ratio(match, metric, limit, floors)
+            yield _with_seeds(_ratio(match, metric, limit, floors), match.first.seeds, match.second.seeds)
+
+
+def _with_seeds(check: Check, baseline: Sequence[int], candidate: Sequence[int]) -> Check:
+    """A run of fewer seeds than its baseline does not pass: which of them it lacks may not be by chance."""
+    if len(candidate) >= len(baseline) or check.outcome == "refused":
+        return check
+    shown = (", ".join(map(str, seeds)) or "none" for seeds in (candidate, baseline))
+    reason = "; ".join(filter(None, (check.reason, "fewer seeds than the baseline: {} against {}".format(*shown))))
+    outcome: Outcome = "not_enough_evidence" if check.outcome == "pass" else check.outcome
+    return msgspec.structs.replace(check, outcome=outcome, reason=reason)
 
 
 def _drop(match: Match, metric: str, limit: float, shared: SharedExamples | None, problem: str) -> Check:

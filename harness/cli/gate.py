@@ -81,9 +81,10 @@ def gate(
     moodbench gate nightly --write-baseline baseline.json
     moodbench gate nightly --baseline baseline.json --max-drop f1=0.01 --max-ratio latency_p95=1.1 --junit gate.xml
 
-    A check passes when the whole 95 % interval of the drop, or ratio, lies within its limit, and fails when all of it
-    lies beyond. Exit code: 0 every check passed, 1 the run is broken (a cell failed or is missing), 2 it cannot be
-    compared (other data, other hardware), 4 a check failed, 5 not enough evidence.
+    Run as many seeds as the baseline has: with fewer no check passes, and with one seed the interval leaves out how
+    much training varies. A check passes when the whole 95 % interval of the drop, or ratio, lies within its limit,
+    and fails when all of it lies beyond. Exit code: 0 every check passed, 1 the run is broken (a cell failed or is
+    missing), 2 it cannot be compared (other data, other hardware), 4 a check failed, 5 not enough evidence.
     """
     from harness.cli.output import unread_at_worst
 

@@ -74,6 +74,19 @@ def test_agreement_on_few_examples_is_not_enough() -> None:
     assert held(scored("a", 400), scored("a", 400), ACCURACY).outcome == "pass"
 
 
+def test_a_run_of_fewer_seeds_than_its_baseline_does_not_pass() -> None:
+    baseline = [scored("a", 400, seed=seed, windows=five_windows()) for seed in (1, 2)]
+    both = Limits(ACCURACY.drops, {"latency_median_ms": 1.5})
+    report = gate(evidence(scored("a", 300, seed=2, windows=five_windows())), evidence(*baseline), both)
+    assert [check.outcome for check in report.checks] == ["not_enough_evidence"] * 2
+    assert all("fewer seeds than the baseline: 2 against 1, 2" in check.reason for check in report.checks)
+    worse = gate(evidence(scored("a", 900, seed=2)), evidence(*baseline), ACCURACY)
+    assert worse.outcome == "fail" and "fewer seeds" in worse.checks[0].reason
+    assert gate(evidence(*baseline), evidence(*baseline), both).outcome == "pass"
+    (alone,) = gate(evidence(baseline[0]), evidence(baseline[0]), ACCURACY).checks
+    assert alone.outcome == "pass" and "one seed: " in alone.notes[0]
+
+
 def test_ratios_are_turned_so_that_more_is_worse() -> None:
     fast = cell("a", ms=5.0, per_s=200.0, windows=five_windows(5.0, 200.0))
     slow = cell("a", ms=6.0, per_s=160.0, windows=five_windows(6.0, 160.0))
@@ -487,6 +500,8 @@ def test_an_incomplete_baseline_is_told(results: Path, capsys: Capture) -> None:
         (["same", "--baseline", "older"], "unknown run 'older' (did you mean 'old'?)"),
         (["some", "--baseline", "old"], "unknown run 'some' (did you mean 'same'?)"),
         (["same", "--baseline", __file__], "is no baseline"),
+        (["same", "--baseline", "o" * 300], "unknown run 'ooo"),
+        (["s" * 300, "--baseline", "old"], "unknown run 'sss"),
     ],
 )
 def test_usage_errors(results: Path, capsys: Capture, arguments: list[str], told: str) -> None:
