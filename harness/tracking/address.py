@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from harness.errors import InputError, SetupError
 from harness.tracking.credentials import check_credentials
@@ -12,48 +12,80 @@ from runner.contract import slug
 
 SERVERS = ("http", "https")
 DATABASES = ("postgresql", "mysql", "mssql")
-SECRET_WORDS = ("password", "passwd", "pwd=", "token", "secret")
+SECRET_WORDS = ("password", "passwd", "pwd", "token", "secret")
 SQLITE = "sqlite:///"
+EXAMPLE = "such as http://localhost:5000 or sqlite:///mlflow.db"
+CREDENTIALS = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
 
 
 def checked_uri(given: str) -> str:
-    """Fit for MLflow from any working folder. Raises InputError, also where it holds a password: it is kept in the run
-    folder, and shown. So it does where MLflow's own variables hold what cannot be sent."""
+    """Fit for MLflow from any working folder. Raises InputError, also where it may hold a password: it is kept in the
+    run folder, and shown. So it does where MLflow's own variables hold what cannot be sent."""
     check_credentials()
-    example = "such as http://localhost:5000 or sqlite:///mlflow.db"
     try:
         parts = urlsplit(given)
-        password, query = parts.password, unquote(parts.query).lower()
-    except ValueError as error:
-        raise InputError(f"that is no address of an MLflow store: {error}", f"give one {example}") from None
-    scheme = parts.scheme.partition("+")[0]
-    if password is not None or any(word in query for word in SECRET_WORDS):
-        raise _holds_password(scheme)
+        scheme, host, query = parts.scheme.partition("+")[0], parts.hostname, unquote_plus(parts.query).lower()
+    except ValueError:  # its words quote the address
+        raise _no_address(given) from None
+    if not given.isprintable():
+        raise _no_address(given)
+    if given == "databricks" or (scheme in (*SERVERS, "databricks") and host):
+        return _server(given)
+    if any(word in query for word in SECRET_WORDS):
+        raise _holds_password()
     if parts.scheme == "sqlite":
         return _sqlite(given)
-    if given == "databricks" or (scheme in SERVERS and parts.hostname) or scheme in (*DATABASES, "databricks"):
-        return given
+    if scheme in DATABASES and host:
+        return _database(given)
     if scheme in ("", "file"):
         raise InputError(
-            f"'{given}' is a folder or file: MLflow has given up folders as stores",
-            f"give an address {example}; `mlflow server --backend-store-uri sqlite:///mlflow.db` shows it",
+            f"{_shown(given)} is a folder or file: MLflow has given up folders as stores",
+            f"give an address {EXAMPLE}; `mlflow server --backend-store-uri sqlite:///mlflow.db` shows it",
         )
-    raise InputError(f"'{given}' is no address of an MLflow store", f"give one {example}")
+    raise _no_address(given)
 
 
-def _holds_password(scheme: str) -> InputError:
-    remedy = (
-        "let an MLflow server speak with the database, or leave the password to the database's own file (~/.pgpass)"
+def _server(given: str) -> str:
+    if "@" in given:
+        raise InputError(
+            "the address of the MLflow server holds a user or password, which would be kept and shown",
+            f"{CREDENTIALS} instead",
+        )
+    if "?" in given or "#" in given:
+        raise InputError(
+            "the address of an MLflow server has a '?' or '#', after which a password may stand",
+            f"give its part before that; what proves who you are: {CREDENTIALS}",
+        )
+    return given
+
+
+def _database(given: str) -> str:
+    """SQLAlchemy takes all up to the last @ for the user and the password, with what ends a host elsewhere."""
+    if ":" in given.partition("://")[2].rpartition("@")[0]:
+        raise _holds_password()
+    return given
+
+
+def _shown(given: str) -> str:
+    """What cannot be told apart may be a password."""
+    return "that" if any(mark in given for mark in "@?#") else f"'{given}'"
+
+
+def _no_address(given: str) -> InputError:
+    return InputError(f"{_shown(given)} is no address of an MLflow store", f"give one {EXAMPLE}")
+
+
+def _holds_password() -> InputError:
+    return InputError(
+        "the address of the MLflow store holds a password, which would be kept and shown",
+        "let an MLflow server speak with the database, or leave the password to the database's own file (~/.pgpass)",
     )
-    if scheme in SERVERS:
-        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) instead"
-    return InputError("the address of the MLflow store holds a password, which would be kept and shown", remedy)
 
 
 def _sqlite(given: str) -> str:
     path = given.removeprefix(SQLITE)
     if path in (given, "", ":memory:"):
-        raise InputError(f"'{given}' names no file", "give sqlite:///FILE, or sqlite:////FOLDER/FILE")
+        raise InputError(f"{_shown(given)} names no file", "give sqlite:///FILE, or sqlite:////FOLDER/FILE")
     return SQLITE + str(Path(path).absolute())
 
 

@@ -229,7 +229,23 @@ def test_names_that_mlflow_takes(text: str, name: str) -> None:
         ("ftp://host", ["no address of an MLflow store"]),
         ("http://", ["no address of an MLflow store"]),
         ("http://[bad", ["no address of an MLflow store"]),
-        ("https://me:hunter2@host", ["holds a password", "MLFLOW_TRACKING_PASSWORD"]),
+        ("https://me:hunter2@host", ["holds a user or password", "MLFLOW_TRACKING_PASSWORD"]),
+        ("https://hunter2@host", ["holds a user or password", "MLFLOW_TRACKING_TOKEN"]),
+        ("https://me:hunter2/x@host", ["holds a user or password"]),
+        ("https://host/?key=hunter2", ["a '?' or '#'", "MLFLOW_TRACKING_TOKEN"]),
+        ("https://host/#hunter2", ["a '?' or '#'"]),
+        ("databricks://me:hunter2@host", ["holds a user or password"]),
+        ("me:hunter2@host:5000", ["that is no address of an MLflow store"]),
+        ("hunter2@host", ["that is a folder or file"]),
+        ("http:/me:hunter2@host", ["that is no address of an MLflow store"]),
+        ("http://me:hunter2@host\u2100", ["that is no address of an MLflow store"]),  # urlsplit would quote it
+        ("ht\ntp://me:hunter2@host", ["that is no address of an MLflow store"]),
+        ("sqlite://me:hunter2@host/x", ["that names no file"]),
+        ("postgresql:me:hunter2@host/db", ["that is no address of an MLflow store"]),
+        ("postgresql:///db", ["no address of an MLflow store"]),
+        ("postgresql://me:hunter2/x@host/db", ["holds a password"]),
+        ("postgresql://me:hunter2#x@host/db", ["holds a password"]),
+        ("mssql+pyodbc://host/db?odbc_connect=PWD+%3D+hunter2", ["holds a password"]),
         ("postgresql://me:hunter2@host/db", ["holds a password", "pgpass"]),
         ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dhunter2", ["holds a password"]),
     ],
@@ -242,7 +258,8 @@ def test_addresses_that_are_refused(given: str, parts: Sequence[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["http://localhost:5000", "https://me@host/x", "postgresql+psycopg://me@h/d", "databricks"]
+    "given",
+    ["http://localhost:5000", "https://host/x", "postgresql+psycopg://me@h:5432/d?sslmode=require", "databricks"],
 )
 def test_addresses_that_are_taken_as_they_are(given: str) -> None:
     assert checked_uri(given) == given
