@@ -243,8 +243,9 @@ def test_over_http_to_a_server(world: World, tmp_path: Path) -> None:
     results = world.results("real")
     [(cell, result)] = [(cell, r) for cell, r in results.items() if r["model"] == "scratch-tiny"]
     with mlflow_server(tmp_path) as uri:
-        outcome = world.moodbench("track", "real", "--uri", uri)
+        outcome = world.moodbench("track", "real", "--uri", uri, "--json")
         assert (outcome.code, outcome.err) == (0, "")
+        assert sorted(json.loads(outcome.out)["added"]) == sorted(results)
         kept = tracked(uri)
         assert set(kept) == set(results)
         assert kept[cell].data.metrics["accuracy"] == result["summary"]["accuracy"]

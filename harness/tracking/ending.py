@@ -36,14 +36,21 @@ async def track_ended_run(folder: RunFolder, uri: str, note: Callable[[str], obj
 def report_lines(report: TrackingReport, command: str) -> Iterator[str]:
     """For the user, not yet cleaned. `command`: brings in what is left, later."""
     names = ", ".join(f"'{name}'" for name in report.experiments)
-    where = f" in experiment {names}" if names else ""
-    yield f"tracked {len(report.added)} cells{where} at {report.uri}; {report.present} were there before"
+    where = f" in {'experiment' if len(report.experiments) == 1 else 'experiments'} {names}" if names else ""
+    yield f"tracked {_cells(len(report.added))}{where} at {report.uri}; {report.present} were there before"
     for failure in report.unreadable:
         yield f"not tracked: {failure.cell}: {failure.message}; {failure.hint}"
     if report.halted:
         yield f"stopped before all were tracked; the rest: {command}"
     elif report.left:
-        yield f"{report.left} cells have not run to their end; when they have: {command}"
+        have = (
+            "has not run to its end; when it has" if report.left == 1 else "have not run to their end; when they have"
+        )
+        yield f"{_cells(report.left)} {have}: {command}"
+
+
+def _cells(number: int) -> str:
+    return f"{number} cell{'' if number == 1 else 's'}"
 
 
 def _command(folder: RunFolder, uri: str) -> str:

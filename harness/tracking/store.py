@@ -29,6 +29,7 @@ MESSAGE_CHARS = 300
 PROBING = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true"}
+SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}  # standard output is ours, whatever the user has set
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ def opened(uri: str) -> Iterator[Store]:
     dependencies deprecate. Raises InputError, SetupError."""
     require_mlflow()
     check_credentials()
-    with _settings(QUIET), warnings.catch_warnings():
+    with _settings(QUIET), _settings(SILENT, over=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with _settings(PROBING):
             store = Store(uri, _asked(uri, lambda: _connect(uri)))
@@ -156,12 +157,14 @@ def _problem(uri: str, error: Exception) -> SetupError:
 
 
 @contextmanager
-def _settings(values: Mapping[str, str]) -> Iterator[None]:
-    """MLflow takes these from the environment alone."""
-    own = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(own)
+def _settings(values: Mapping[str, str], *, over: bool = False) -> Iterator[None]:
+    """MLflow takes these from the environment alone. `over`: also in place of what is set."""
+    before = {name: os.environ.get(name) for name in values}
+    own = [name for name in values if over or before[name] is None]
+    os.environ.update({name: values[name] for name in own})
     try:
         yield
     finally:
         for name in own:
             os.environ.pop(name, None)
+        os.environ.update({name: value for name, value in before.items() if name in own and value is not None})

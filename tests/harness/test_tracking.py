@@ -30,7 +30,7 @@ from harness.tracking import TrackingReport, track
 from harness.tracking.address import checked_uri
 from harness.tracking.cells import Origin, finished_cell, safe
 from harness.tracking.credentials import masked
-from harness.tracking.ending import track_ended_run
+from harness.tracking.ending import report_lines, track_ended_run
 from harness.tracking.store import opened
 from runner.contract import (
     CellSpec,
@@ -423,6 +423,16 @@ def test_what_was_done_again_under_the_same_number_is_another(run: Run) -> None:
     assert kept.data.metrics["accuracy"] == 0.5
 
 
+@needs_mlflow
+def test_mlflow_prints_nothing_whatever_the_user_has_set(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT as SILENT
+
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "false")
+    with opened(run.uri):
+        assert SILENT.get()
+    assert os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "false"
+
+
 KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
@@ -625,7 +635,7 @@ def test_a_process_of_its_own_is_quiet_and_contacts_nobody(run: Run, tmp_path: P
         check=False,
     )
     assert (child.returncode, child.stderr) == (0, "")
-    assert child.stdout.startswith("tracked 1 cells")
+    assert child.stdout.startswith("tracked 1 cell")
 
 
 # --- the command, and the end of a run -----------------------------------------------------------
@@ -642,9 +652,22 @@ def test_the_command(
     assert "MLFLOW_TRACKING_URI" in capsys.readouterr().err
     monkeypatch.setenv("MLFLOW_TRACKING_URI", run.uri)
     assert main(command) == 0
-    assert f"tracked 1 cells in experiment 'r' at {run.uri}; 0 were there before" in capsys.readouterr().out
+    assert f"tracked 1 cell in experiment 'r' at {run.uri}; 0 were there before" in capsys.readouterr().out
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["present"] == 1
+
+
+def test_words_for_one_and_for_many() -> None:
+    one = TrackingReport(uri="u", experiments=("a",), added=("x",), present=0, left=1)
+    many = msgspec.structs.replace(one, experiments=("a", "b"), added=("x", "y"), left=2)
+    assert list(report_lines(one, "again")) == [
+        "tracked 1 cell in experiment 'a' at u; 0 were there before",
+        "1 cell has not run to its end; when it has: again",
+    ]
+    assert list(report_lines(many, "again")) == [
+        "tracked 2 cells in experiments 'a', 'b' at u; 0 were there before",
+        "2 cells have not run to their end; when they have: again",
+    ]
 
 
 @needs_mlflow
@@ -698,7 +721,7 @@ def test_a_run_that_cannot_be_tracked_says_how_it_can_later(run: Run) -> None:
 def test_an_interrupted_run_is_tracked(run: Run) -> None:
     run.finish(spec_of())
     [_, said] = end_of_run(run, run.uri, stopped=True)
-    assert said.startswith("tracked 1 cells") and len(run.kept()) == 1
+    assert said.startswith("tracked 1 cell") and len(run.kept()) == 1
 
 
 @needs_mlflow
