@@ -225,6 +225,16 @@ def test_the_menu_turns_the_pages() -> None:
     assert data(chart)[12]["xaxis"] == "x" and data(chart)[14]["xaxis"] == "x2"
 
 
+def test_multiples_are_labelled_at_the_left_and_below() -> None:
+    axes = layout(drawn(material(many_models(8), ("sst2",)))["confusion-sst2"])
+    named = {name for name, axis in axes.items() if "axis" in name and axis.get("showticklabels", True)}
+    titled = {name for name, axis in axes.items() if "axis" in name and axis["title"]}
+    assert named == titled == {"yaxis", "yaxis4", "xaxis4", "xaxis5", "xaxis6"}
+    _, relayout = axes["updatemenus"][0]["buttons"][1]["args"]  # two are left, in the upper line
+    assert relayout["xaxis.showticklabels"] and relayout["xaxis2.title.text"] == "predicted class"
+    assert not relayout["xaxis4.visible"]
+
+
 def test_calibration_leaves_empty_bins_out(shown: Material, charts: Mapping[str, Chart]) -> None:
     one = rows_of(shown, "sst2")[0]
     assert one.reliability is not None
@@ -251,7 +261,7 @@ def test_pairs_with_stars_and_what_could_be_detected(charts: Mapping[str, Chart]
     assert trace["text"][0][5] == f"+{z[0, 5]:.1f}**" and trace["text"][5][0] == f"−{z[0, 5]:.1f}**"
     assert trace["text"][0][1] == f"+{z[0, 1]:.1f}"
     assert "(Holm)" in trace["hovertext"][0][1]
-    assert "A true difference below 4.1 points" in chart.note and "all 15 pairs" in chart.note
+    assert "a true difference below 4.1 points" in chart.note and "all 15 pairs" in chart.note
 
 
 def test_contrasts_of_shares_are_differences_and_of_speeds_ratios(shown: Material) -> None:

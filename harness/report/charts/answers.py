@@ -45,7 +45,7 @@ def confusions(scene: Scene) -> Iterator[Chart]:
 
 def _matrices_figure(panels: Sequence[Small], names: Sequence[str]) -> Json:
     if len(names) <= _NAMED_CLASSES:
-        x, y = places_axis(names, chars=14), places_axis(names, reverse=True, chars=14)
+        x, y = places_axis(names, chars=12), places_axis(names, reverse=True, chars=12)
     else:
         x, y = (
             {"showticklabels": False, "range": span} for span in ([-0.5, len(names) - 0.5], [len(names) - 0.5, -0.5])
