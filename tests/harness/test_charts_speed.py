@@ -60,6 +60,23 @@ def test_throughput_has_the_interval_of_the_ranking(shown: Material, charts: Map
     assert trace["error_y"]["array"][2] == pytest.approx(float(half_width(np.array(windows))), rel=1e-3)
 
 
+def test_an_interval_down_to_zero_has_no_lower_bar() -> None:
+    def unsteady(one: ReportRow) -> ReportRow:
+        timing = one.cells[0].result.timing
+        assert timing is not None
+        first, *others = timing.windows
+        fast = tuple(msgspec.structs.replace(rate, samples_per_s=50 * rate.samples_per_s) for rate in first.throughput)
+        windows = (msgspec.structs.replace(first, throughput=fast), *others)
+        return with_results(one, timing=msgspec.structs.replace(timing, windows=windows))
+
+    steady = material(datasets=("sst2",), seeds=(1,))
+    chart = drawn(changed(steady, unsteady))["throughput-sst2"]
+    bars = data(chart)[0]["error_y"]
+    assert all(bars["array"]) and bars["arrayminus"] == [None] * 5
+    assert "its lower half is not drawn" in chart.note
+    assert "not drawn" not in drawn(steady)["throughput-sst2"].note
+
+
 def test_a_window_that_does_not_count_adds_nothing_to_the_interval() -> None:
     def disturbed(one: ReportRow) -> ReportRow:
         timing = one.cells[0].result.timing

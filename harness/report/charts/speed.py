@@ -174,9 +174,16 @@ def throughputs(scene: Scene) -> Iterator[Chart]:
                 f"Where a line bends flat, larger batches gain nothing more. Bars are {percent(scene.confidence)} "
                 "intervals over seeds, or over the windows of a single one."
             )
+            if any(map(_is_cut, traces)):
+                note += " Where one reaches down to 0, which has no place on this axis, its lower half is not drawn."
             note = with_cautions(note, [one.row for one in group.rows], SPEED_FLAGS)
             title = f"Throughput by batch size · {group.title}"
             yield chart(f"throughput-{group.id_suffix}", title, SPEED, note, _rate_figure(traces))
+
+
+def _is_cut(trace: Json) -> bool:
+    bars = trace["error_y"]
+    return any(low is None and high for low, high in zip(bars["arrayminus"], bars["array"], strict=True))
 
 
 def _rate_figure(traces: Sequence[Json]) -> Json:
@@ -226,7 +233,8 @@ def _by_size(measured: Sequence[Throughput]) -> dict[int, float]:
 
 def _rate_line(scene: Scene, one: ReportRow, rates: dict[int, _Rate]) -> Json:
     look = scene.look(one.row)
-    halves = [number(rate.half) for rate in rates.values()]
+    above = [number(rate.half) for rate in rates.values()]
+    below = [number(rate.half) if rate.half < rate.mean else None for rate in rates.values()]
     hovers = [
         hover(
             one.label,
@@ -242,7 +250,7 @@ def _rate_line(scene: Scene, one: ReportRow, rates: dict[int, _Rate]) -> Json:
         "name": short(one.label),
         "x": list(rates),
         "y": numbers(rate.mean for rate in rates.values()),
-        "error_y": bars_between(halves, halves),
+        "error_y": bars_between(below, above),
         "line": {"color": look.colour, "dash": look.dash, "width": 1.5},
         "marker": {"color": look.colour, "symbol": look.symbol, "size": 7},
         "hovertext": hovers,
