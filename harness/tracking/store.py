@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from harness.text import clean
 from harness.tracking.address import artifact_folder, require_mlflow
 from harness.tracking.cells import CELL, DIGEST, RUN_CREATED, Status, TrackedCell
 from harness.tracking.credentials import check_credentials, masked
+from harness.tracking.database import make_database
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -59,6 +61,7 @@ def opened(uri: str) -> Iterator[Store]:
     with _settings(QUIET), _settings(SILENT, over=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with _settings(PROBING):
+            _asked(uri, lambda: make_database(uri, _connect))
             store = Store(uri, _asked(uri, lambda: _connect(uri)))
         with _settings(PATIENCE):
             yield store
@@ -151,6 +154,8 @@ def _problem(uri: str, error: Exception) -> SetupError:
     hint = "check the address, and what the store's own log says"
     if isinstance(error, ModuleNotFoundError):
         hint = f"install the package that has '{error.name}'"
+    elif re.search(r"table \w+ already exists", str(error)):
+        hint = "MLflow was killed while it made or upgraded this database: move it away, or bring back your copy"
     elif "db upgrade" in str(error):
         hint = f"keep a copy of the database, then `mlflow db upgrade {uri}`"
     return SetupError(f"MLflow at {uri} refused: {said}", hint)

@@ -9,10 +9,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -466,6 +468,44 @@ def test_killed_halfway_it_is_made_whole(tmp_path: Path, store: Path, call: str)
     assert [kept.info.run_name for kept in run.kept()] == [first.cell, second.cell]
     assert run.kept()[1].data.metrics["train/loss"] == 0.25
     assert "result.json" in run.files(run.kept()[1])
+
+
+KILLED_MAKING = """
+import os, signal, sys
+from pathlib import Path
+from alembic.operations import Operations
+from harness.store import RunFolder
+from harness.tracking import track
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Operations.batch_alter_table = die
+track(RunFolder(Path(sys.argv[1])), sys.argv[2])
+"""
+
+
+@needs_mlflow
+def test_killed_while_the_database_is_made_it_is_made_again(run: Run, store: Path) -> None:
+    run.finish(spec_of())
+    store.unlink()
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED_MAKING, str(run.folder.folder), run.uri], capture_output=True, check=False
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert not store.exists(), "what is half made has no name"
+    assert run.track().added == (spec_of().cell,)
+    assert len(run.kept()) == 1
+
+
+@needs_mlflow
+def test_a_database_that_mlflow_left_half_made(run: Run, store: Path) -> None:
+    with closing(sqlite3.connect(store)) as half, half:
+        half.execute("DROP TABLE runs")  # so that MLflow takes it for one to be made
+        half.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")  # what follows it has been done
+    with pytest.raises(SetupError) as caught:
+        run.track()
+    assert "move it away, or bring back your copy" in caught.value.hint, caught.value.message
 
 
 @needs_mlflow
