@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +18,34 @@ WIDTH = 1000  # px; drawn at twice that
 SCALE = 2
 _HEIGHT = 520
 _PAPER = "#ffffff"
+LIMIT_S = 60.0  # to start, and for each chart
+_OTHER_BROWSER = "run `kaleido_get_chrome`, or name another Chrome or Chromium in BROWSER_PATH"
 _REMEDY = "pip install 'moodbench[png]'"
 
 
 def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
-    """`<id>.png` of each, on white. Raises SetupError without kaleido or a browser, where the folder cannot be written,
-    or a chart could not be drawn."""
+    """`<id>.png` of each, on white. Raises SetupError without kaleido or a browser that works, where the folder cannot
+    be written, or a chart could not be drawn."""
     try:
         import kaleido
-        from choreographer.errors import ChromeNotFoundError
+        from choreographer.errors import BrowserClosedError, BrowserFailedError, ChannelClosedError, ChromeNotFoundError
     except ImportError:
         raise SetupError("charts as PNG need the package kaleido", _REMEDY) from None
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{chart.id}.png" for chart in charts]
     wanted = [_wanted(chart, path) for chart, path in zip(charts, paths, strict=True)]
-    # mathjax would come from the network
-    browser = {"mathjax": False}
     try:
+        # mathjax would come from the network
+        browser = kaleido.Kaleido(mathjax=False, timeout=None)
         with writing(folder):
-            failed = kaleido.write_fig_from_object_sync(wanted, cancel_on_error=False, kopts=browser)
+            failed = asyncio.run(_drawn(browser, wanted))
     except ChromeNotFoundError:
         raise SetupError(
             "charts as PNG need Chrome or Chromium, and none was found", "install one, or run `kaleido_get_chrome`"
         ) from None
+    except (BrowserFailedError, BrowserClosedError, ChannelClosedError):
+        raise SetupError("the browser that draws charts as PNG does not work", _OTHER_BROWSER) from None
     if failed:
         first = str(failed[0]).strip().splitlines() or [type(failed[0]).__name__]
         raise SetupError(
@@ -45,6 +53,38 @@ def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
             "the HTML report has a button beside each chart that saves it",
         )
     return paths
+
+
+async def _drawn(browser: Any, wanted: Sequence[dict[str, Any]]) -> list[Exception]:
+    """Why charts could not be drawn. Raises SetupError where nothing happens for a while. The browser has ended
+    afterwards, and so have its children."""
+    failed: list[Exception] = []
+    try:
+        async with asyncio.timeout(LIMIT_S) as limit:
+            try:
+                await browser.open()
+            except Exception:
+                if limit.expired():  # choreographer takes it for a browser that ended
+                    raise TimeoutError from None
+                raise
+        for one in wanted:
+            async with asyncio.timeout(LIMIT_S):
+                failed += await browser.write_fig_from_object([one], cancel_on_error=False)
+        async with asyncio.timeout(LIMIT_S):
+            await browser.close()
+    except TimeoutError:
+        raise SetupError(f"the browser did not answer within {LIMIT_S:g} s", _OTHER_BROWSER) from None
+    finally:
+        _end(browser)
+    return failed
+
+
+def _end(browser: Any) -> None:
+    """It leads a process group of its own."""
+    if process := getattr(browser, "subprocess", None):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _wanted(chart: Chart, path: Path) -> dict[str, Any]:

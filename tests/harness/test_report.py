@@ -284,19 +284,54 @@ def test_png_without_kaleido_says_what_to_install(
 
 def test_png_without_a_browser_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("kaleido")
-    from choreographer.errors import ChromeNotFoundError
-
-    def none(*_: object, **__: object) -> None:
-        raise ChromeNotFoundError
-
-    monkeypatch.setattr("kaleido.write_fig_from_object_sync", none)
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "nowhere"))
     with pytest.raises(SetupError, match="none was found"):
         png.write_pngs([CHART], tmp_path)
 
 
+def browser(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_png_with_a_browser_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("kaleido")
+    monkeypatch.setenv("BROWSER_PATH", browser(tmp_path / "chrome", "exit 1"))
+    with pytest.raises(SetupError, match="does not work") as raised:
+        png.write_pngs([CHART], tmp_path)
+    assert "BROWSER_PATH" in raised.value.hint
+
+
+def test_png_with_a_browser_that_hangs_ends_it_and_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("kaleido")
+    hanging = browser(tmp_path / "chrome", f'sleep 300 & echo "$$ $!" > {tmp_path}/ids; wait')
+    monkeypatch.setenv("BROWSER_PATH", hanging)
+    monkeypatch.setattr(png, "LIMIT_S", 1.0)
+    with pytest.raises(SetupError, match="did not answer within 1 s"):
+        png.write_pngs([CHART], tmp_path)
+    for number in (tmp_path / "ids").read_text().split():
+        assert not alive(int(number))
+
+
+def alive(number: int) -> bool:
+    """Whether it still works; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
 def test_a_chart_that_cannot_be_drawn_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("kaleido")
-    monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *_, **__: (ValueError(f"bad {ALERT}"),))
+
+    async def failing(*_: object) -> list[Exception]:
+        return [ValueError(f"bad {ALERT}")]
+
+    monkeypatch.setattr("kaleido.Kaleido", lambda **_: None)
+    monkeypatch.setattr(png, "_drawn", failing)
     with pytest.raises(SetupError, match="1 of 1 charts could not be drawn as PNG: bad"):
         png.write_pngs([CHART], tmp_path)
 
