@@ -70,12 +70,12 @@ async def _drawn(browser: Any, wanted: Sequence[dict[str, Any]]) -> list[Excepti
         for one in wanted:
             async with asyncio.timeout(LIMIT_S):
                 failed += await browser.write_fig_from_object([one], cancel_on_error=False)
-        async with asyncio.timeout(LIMIT_S):
-            await browser.close()
     except TimeoutError:
         raise SetupError(f"the browser did not answer within {LIMIT_S:g} s", _OTHER_BROWSER) from None
     finally:
         _end(browser)
+        with suppress(Exception):  # its threads end with its pipes; it has ended in any case
+            await asyncio.wait_for(browser.close(), LIMIT_S)
     return failed
 
 
