@@ -20,6 +20,7 @@ from harness.report.nps_section import nps_tables
 from harness.report.provenance import methodology, provenance
 from harness.report.standings import flag_marks, section_title, standings
 from harness.report.verdict import Verdict, verdicts
+from harness.text import clean
 from runner.contract import slug
 
 _HEIGHT = 440  # px, of a chart that does not say
@@ -226,12 +227,12 @@ def _texts_of(section: Section) -> dict[str, object]:
     models = list(section.disagreements[0].answers) if section.disagreements else []
     codes = {name: code for code, name in enumerate(section.label_names)}
     return {
-        "models": models,
-        "labels": section.label_names,
+        "models": [clean(model) for model in models],
+        "labels": [clean(name) for name in section.label_names],
         "total": section.disagreements_total,
         "texts": [
             {
-                "id": whole_text(one.id),
+                "id": clean(one.id),
                 "text": whole_text(one.text),
                 "label": codes[one.label],
                 "answers": [codes[one.answers[model]] for model in models],

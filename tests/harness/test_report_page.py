@@ -114,6 +114,24 @@ def test_nothing_from_outside_becomes_markup() -> None:
     assert msgspec.json.decode(page.data["figure-one"]) == CHART.figure
 
 
+def test_names_beside_texts_cannot_reorder_or_hide_words() -> None:
+    given = material(datasets=("sst2",))
+    [section] = given.sections
+    [text] = section.disagreements
+    names = tuple(f"{name}\u202e\x1b" for name in section.label_names)
+    answers = {f"{model}\u202e": names[0] for model in text.answers}
+    changed = dataclasses.replace(text, id="17\u202e", label=names[0], answers=answers)
+    section = dataclasses.replace(section, label_names=names, disagreements=(changed,))
+    page = seen(dataclasses.replace(given, sections=(section,)))
+    assert not re.search("\\\\u202e|\u202e|\\\\u001b", page.data["differ-data"])
+    [shown] = msgspec.json.decode(page.data["differ-data"])
+    assert shown["texts"][0]["answers"] == [0] * len(answers)
+    assert all(
+        f'value="{model}"' in render(dataclasses.replace(given, sections=(section,)), ()).decode()
+        for model in shown["models"]
+    )
+
+
 def test_only_the_pages_own_scripts_may_run_and_nothing_is_asked_for() -> None:
     text = render(material(), [CHART]).decode()
     page = Seen(text)
