@@ -100,7 +100,9 @@ def _facts(facts: Mapping[str, str]) -> Html:
 
 def _machines(places: Sequence[Provenance]) -> Html:
     def of(where: Provenance) -> tuple[str, ...]:
-        limits = {key: value for key, value in msgspec.to_builtins(where.limits).items() if value not in (None, {})}
+        # a machine is the same whatever time a cell had
+        given = msgspec.structs.replace(where.limits, seconds=None, phase_seconds={})
+        limits = {key: value for key, value in msgspec.to_builtins(given).items() if value not in (None, {})}
         return (
             where.cpu_model or MISSING,
             f"{where.cores}, {where.threads} used",
@@ -185,7 +187,7 @@ def _cells(cells: Sequence[ReportCell]) -> Html:
         return (cell.result.cell, number, when, phases, cell.result.identity)
 
     table = _table(("Cell", "Attempt", "Finished (UTC)", "Phases", "Identity (sha256)"), map(of, cells))
-    return _folded(f"All {len(cells)} finished cells", table)
+    return _folded("The finished cell" if len(cells) == 1 else f"All {len(cells)} finished cells", table)
 
 
 def _suites(suites: Sequence[Mapping[str, object]]) -> Html:

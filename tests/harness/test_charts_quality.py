@@ -225,6 +225,17 @@ def test_the_menu_turns_the_pages() -> None:
     assert data(chart)[12]["xaxis"] == "x" and data(chart)[14]["xaxis"] == "x2"
 
 
+def test_a_slice_without_a_value_has_a_name() -> None:
+    def emptied(one: ReportRow) -> ReportRow:
+        quality = one.cells[0].result.quality
+        assert quality is not None
+        slices = tuple(msgspec.structs.replace(k, value="") for k in quality.per_slice[:1])
+        return with_results(one, quality=msgspec.structs.replace(quality, per_slice=slices))
+
+    [note] = layout(drawn(changed(material(), emptied))[f"slices-{RATED}"])["annotations"]
+    assert note["text"].startswith("(empty) (")
+
+
 def test_multiples_are_labelled_at_the_left_and_below() -> None:
     axes = layout(drawn(material(many_models(8), ("sst2",)))["confusion-sst2"])
     named = {name for name, axis in axes.items() if "axis" in name and axis.get("showticklabels", True)}

@@ -15,7 +15,7 @@ from harness.report.critique import critique
 from harness.report.html import Html, data_block, joined, lines, tag
 from harness.report.material import Chart, Disagreement, Material
 from harness.report.page import plotly_source, render
-from harness.report.provenance import methodology
+from harness.report.provenance import methodology, provenance
 from harness.report.verdict import verdicts
 from runner.contract import Choice
 from tests.harness.report_material import MODELS, material
@@ -186,6 +186,22 @@ def test_the_methodology_says_what_is_calculated() -> None:
     assert "from the seeds where there are several" in words
     assert "Student&#x27;s t for what the seeds add" in words and "bootstrap" not in words
     assert "image and limit of CPUs" in words
+
+
+def test_a_limit_of_time_makes_no_other_machine() -> None:
+    given = material(MODELS[:1], ("sst2",))
+    cell, other = given.sections[0].rows[0].cells
+    where = other.result.provenance
+    limits = msgspec.structs.replace(where.limits, seconds=99.0)
+    result = msgspec.structs.replace(other.result, provenance=msgspec.structs.replace(where, limits=limits))
+    row = dataclasses.replace(given.sections[0].rows[0], cells=(cell, dataclasses.replace(other, result=result)))
+    section = dataclasses.replace(given.sections[0], rows=(row,))
+    machines = str(provenance(dataclasses.replace(given, sections=(section,)))).split("Packages")[0]
+    assert machines.split("Machines")[1].count("<tr>") == 2  # the head and one machine
+    alone = dataclasses.replace(
+        given, sections=(dataclasses.replace(section, rows=(dataclasses.replace(row, cells=(cell,)),)),)
+    )
+    assert "The finished cell" in str(provenance(alone))
 
 
 # --- the verdict ----------------------------------------------------------------------------------

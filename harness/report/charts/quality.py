@@ -251,5 +251,5 @@ def _slice_panel(
     ]
     bars = bars_between([number(x) for x in accuracy - bounds.low], [number(x) for x in bounds.high - accuracy])
     looks = [scene.look(one.row) for one in rows]
-    title = f"{short(key[1], 22)} ({int(counts.max()):,})"
+    title = f"{short(key[1] or '(empty)', 22)} ({int(counts.max()):,})"
     return Panel(title, [dots(looks, numbers(accuracy), hovers, error_x=bars)], axis("accuracy (share)"))
