@@ -123,10 +123,15 @@ def _blocks(rows: int, width: int) -> Iterator[tuple[int, int]]:
 def cost_of_an_error(samples: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """By figure, (M,): how far it moves when accuracy moves by one, from their spreads over replicates (B, M). Where
     accuracy does not vary, that of balanced classes: 1 of a macro mean, 2 of MCC."""
-    spread = samples["accuracy"].std(axis=0)
+    spread = _spreads(samples["accuracy"])
     known = spread > 0
     costs = {}
     for name, values in samples.items():
-        moves = values.std(axis=0) / np.where(known, spread, 1.0)
+        moves = _spreads(values) / np.where(known, spread, 1.0)
         costs[name] = np.where(known, moves, 2.0 if name == "mcc" else 1.0)
     return costs
+
+
+def _spreads(samples: FloatArray) -> FloatArray:
+    """(M,): standard deviations, each to the last bit what it is without the others."""
+    return np.array([np.ascontiguousarray(column).std() for column in samples.T])
