@@ -59,7 +59,7 @@ from harness.statistics import (
 from harness.statistics.intervals import percentile_interval
 
 Key = tuple[str, str, str]  # model, method, device
-CELLS_AT_ONCE = 96  # whose replicates are held together
+CELLS_AT_ONCE = 48  # whose replicates are held together
 LEAST = {"mcc": -1.0}  # of a quality figure; others are shares
 ALWAYS_KEPT = ("accuracy", "f1")  # replicates that the overall rows and the analysis need
 PARETO = {"f1": 1.0, "latency_p95_ms": -1.0, "memory_allocated_mb": -1.0}

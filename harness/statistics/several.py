@@ -113,10 +113,9 @@ def friedman_by_permutation(scores: FloatArray, permutations: int = 2_000, seed:
     datasets have a p of 1/16, and F gives 0. Raises ValueError as `friedman` does."""
     _check_table(scores)
     ranks = _mean_ranks(-scores)
-    rng = np.random.default_rng(seed)
-    dealt = rng.permuted(np.broadcast_to(ranks, (permutations, *ranks.shape)), axis=-1).mean(axis=1)
-    spreads, found = dealt.var(axis=-1), ranks.mean(axis=0).var()
-    return float((1 + (spreads >= found - 1e-12).sum()) / (1 + permutations))
+    rng, found = np.random.default_rng(seed), ranks.mean(axis=0).var()
+    dealt = (rng.permuted(ranks, axis=-1).mean(axis=0).var() for _ in range(permutations))  # one at a time: it is small
+    return (1 + sum(bool(spread >= found - 1e-12) for spread in dealt)) / (1 + permutations)
 
 
 def nemenyi(scores: FloatArray, alpha: float = 0.05) -> Nemenyi:
