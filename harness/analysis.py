@@ -11,8 +11,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.board import Contrast, Figure, Row, Scaling
 from harness.statistics import FloatArray, percentile_interval
@@ -36,7 +38,7 @@ class RankedGroup:
     dataset: str
     fingerprint: str
     rows: tuple[Row, ...]
-    samples: Mapping[str, FloatArray]
+    samples: Mapping[str, npt.NDArray[np.floating[Any]]]
     confidence: float
 
 

@@ -95,7 +95,7 @@ class RankedRows:
     """Rows in the order of the entries, with the joint replicates (B, M) of score, accuracy and F1; NaN: no score."""
 
     rows: tuple[Row, ...]
-    samples: Mapping[str, FloatArray]
+    samples: Mapping[str, npt.NDArray[np.float32]]
     group: RankedGroup
 
     @property
@@ -249,9 +249,9 @@ class GroupRanking:
         return self._with_samples(known, score, tuple(rows))
 
     def _with_samples(self, known: Sequence[_Known], score: _Score, rows: tuple[Row, ...]) -> RankedRows:
-        samples = {name: self._replicates(known, name) for name in ALWAYS_KEPT}
+        samples = {name: self._replicates(known, name).astype(np.float32) for name in ALWAYS_KEPT}
         group = RankedGroup(self.dataset, self.fingerprint, rows, samples, self._options.confidence)
-        return RankedRows(rows, {"score": score.samples, **samples}, group)
+        return RankedRows(rows, {"score": score.samples.astype(np.float32), **samples}, group)
 
     def _scored_values(self, known: Sequence[_Known], name: str, score: _Score) -> FloatArray:
         """(M,): of a measured metric; NaN without a score, so that such a model shares a level with none."""

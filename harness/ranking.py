@@ -119,7 +119,7 @@ def _overall(groups: Sequence[RankedRows], confidence: float) -> tuple[OverallRo
     if not keys:
         return ()
     at = [(group, [place[key] for key in keys]) for group, place in zip(groups, places, strict=True)]
-    columns = {name: np.mean([group.samples[name][:, i] for group, i in at], axis=0) for name in OVERALL_METRICS}
+    columns = {name: _mean_samples(at, name) for name in OVERALL_METRICS}
     values = {name: np.mean([_values(group, i, name) for group, i in at], axis=0) for name in OVERALL_METRICS}
     apart = separated(values["score"], columns["score"], confidence)
     low, high = rank_bounds(values["score"], apart)
@@ -139,6 +139,12 @@ def _overall(groups: Sequence[RankedRows], confidence: float) -> tuple[OverallRo
             )
         )  # fmt: skip
     return tuple(sorted(rows, key=lambda row: (row.rank, row.model, row.method, row.device)))
+
+
+def _mean_samples(at: Sequence[tuple[RankedRows, list[int]]], name: str) -> FloatArray:
+    """(B, models)."""
+    means: FloatArray = np.mean([group.samples[name][:, i] for group, i in at], axis=0, dtype=np.float64)
+    return means
 
 
 def _across(groups: Sequence[RankedRows], overall: Sequence[OverallRow]) -> AcrossDatasets | None:
