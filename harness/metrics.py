@@ -122,11 +122,13 @@ def format_value(name: str, value: float | None, *, unit: bool = False) -> str:
 
 
 def format_interval(name: str, value: float | None, low: float | None, high: float | None) -> str:
-    """ "0.873 [0.851–0.894]"; without an interval the value alone, without a value "–"."""
+    """ "0.873 [0.851–0.894]"; without an interval the value alone, without a value "–". Beside a sign a dash would be
+    misread: "-0.2 [-0.3 to 0.1]"."""
     text = format_value(name, value)
     if text == MISSING or low is None or high is None:
         return text
-    return f"{text} [{format_value(name, low)}–{format_value(name, high)}]"
+    ends = (format_value(name, low), format_value(name, high))
+    return f"{text} [{(' to ' if any(end.startswith('-') for end in ends) else '–').join(ends)}]"
 
 
 def _decimals(form: Format, value: float) -> int:

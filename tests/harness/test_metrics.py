@@ -92,3 +92,8 @@ def test_a_metric_that_is_not_known_is_answered_with_the_nearest() -> None:
         metric_named("throughputs")
     assert caught.value.message == "unknown metric 'throughputs' (did you mean 'throughput'?)"
     assert "latency, latency_p95, latency_p99" in caught.value.hint
+
+
+def test_an_interval_with_a_sign() -> None:
+    assert format_interval("score", -0.2, -0.3, 0.1) == "-0.200 [-0.300 to 0.100]"
+    assert format_interval("score", 0.2, -0.00001, 0.3) == "0.200 [0.000–0.300]"
