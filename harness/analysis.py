@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -97,15 +97,28 @@ def _method_contrasts(group: RankedGroup, first: str, second: str) -> list[Contr
     weights: dict[int, float] = {}
     for ours, theirs in pairs:
         weights |= {ours: 1 / len(pairs), theirs: -1 / len(pairs)}
+    return _contrasts(group, "method", first, second, len(pairs), weights)
+
+
+def _contrasts(
+    group: RankedGroup,
+    kind: Literal["method", "architecture"],
+    first: str,
+    second: str,
+    pairs: int,
+    weights: Mapping[int, float],
+    method: str | None = None,
+) -> list[Contrast]:
     return [
         Contrast(
-            kind="method",
+            kind=kind,
             dataset=group.dataset,
             fingerprint=group.fingerprint,
             first=first,
             second=second,
+            method=method,
             metric=metric,
-            pairs=len(pairs),
+            pairs=pairs,
             difference=_sum_of(group, metric, weights),
         )
         for metric in CONTRASTED
@@ -121,20 +134,8 @@ def _architecture_contrasts(group: RankedGroup, method: str, models: Mapping[str
         return []
     weights = _spread_over(encoders, np.full(len(encoders), 1 / len(encoders)))
     weights |= _spread_over(decoders, np.full(len(decoders), -1 / len(decoders)))
-    return [
-        Contrast(
-            kind="architecture",
-            dataset=group.dataset,
-            fingerprint=group.fingerprint,
-            first=ENCODER,
-            second=DECODER,
-            method=method,
-            metric=metric,
-            pairs=min(len(encoders), len(decoders)),
-            difference=_sum_of(group, metric, weights),
-        )
-        for metric in CONTRASTED
-    ]
+    pairs = min(len(encoders), len(decoders))
+    return _contrasts(group, "architecture", ENCODER, DECODER, pairs, weights, method)
 
 
 def _by_method(group: RankedGroup) -> dict[str, dict[str, list[int]]]:
