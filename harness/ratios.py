@@ -9,11 +9,10 @@ import msgspec
 
 from harness.board import Figure, NoiseFloor, SpeedKey
 from harness.entries import Entry, measured_value, reason_for, speed_key
+from harness.pairs import CONFIDENCE
 from harness.selection import label_of
 from harness.speeds import FLOORS, applies, interval_of, measured
 from harness.statistics import ratio_interval
-
-_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def _side(metric: str, entry: Entry) -> Figure:
     if found is None:
         return _none(reason_for(metric, entry))
     value = float(found.figures.mean())
-    interval = interval_of(metric, entry, found, value, _CONFIDENCE)
+    interval = interval_of(metric, entry, found, value, CONFIDENCE)
     if isinstance(interval, str):
         return Figure(value=value, low=None, high=None, reason=interval)
     return Figure(value=value, low=float(interval.low), high=float(interval.high))
